@@ -1,0 +1,196 @@
+package channel
+
+import (
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"github.com/go-git/go-billy/v5/osfs"
+)
+
+// A Repository is one mirror: a bare copy of the branches and tags of a URL.
+// Its methods may be called concurrently.
+type Repository struct {
+	URL string
+
+	mu    sync.Mutex // guards store, which go-git does not make safe
+	store *filesystem.Storage
+}
+
+// errCorrupt is wrapped by errors that a fresh clone cures.
+var errCorrupt = errors.New("the mirror is damaged")
+
+// maxObject limits the bytes of an object that is read.
+const maxObject = 64 << 20
+
+func openMirror(url, dir string) *Repository {
+	store := filesystem.NewStorageWithOptions(osfs.New(dir), cache.NewObjectLRU(16*cache.MiByte),
+		filesystem.Options{ExclusiveAccess: true})
+	return &Repository{URL: url, store: store}
+}
+
+// object returns the bytes of an object after checking that they have that id.
+func (r *Repository) object(id objectID, kind plumbing.ObjectType) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o, err := r.store.EncodedObject(plumbing.AnyObject, plumbing.Hash(id))
+	if errors.Is(err, plumbing.ErrObjectNotFound) {
+		return nil, fmt.Errorf("read %v %v: %w", kind, id, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %v %v: %w: %v", kind, id, errCorrupt, err)
+	}
+	if o.Type() != kind {
+		return nil, fmt.Errorf("read object %v: it is a %v, not a %v", id, o.Type(), kind)
+	}
+	if o.Size() > maxObject {
+		return nil, fmt.Errorf("read %v %v: larger than %d bytes", kind, id, maxObject)
+	}
+	raw, err := readObject(o)
+	if err != nil {
+		return nil, fmt.Errorf("read %v %v: %w: %v", kind, id, errCorrupt, err)
+	}
+	return raw, checkID(id, kind, raw)
+}
+
+func readObject(o plumbing.EncodedObject) ([]byte, error) {
+	in, err := o.Reader()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(in)
+	return raw, errors.Join(err, in.Close())
+}
+
+func checkID(id objectID, kind plumbing.ObjectType, raw []byte) error {
+	h := sha1.New()
+	fmt.Fprintf(h, "%v %d\x00", kind, len(raw))
+	h.Write(raw)
+	if got := objectID(h.Sum(nil)); got != id {
+		return fmt.Errorf("read %v %v: %w: its bytes have the id %v", kind, id, errCorrupt, got)
+	}
+	return nil
+}
+
+// commit reads and parses a commit.
+func (r *Repository) commit(id objectID) (*commitObject, error) {
+	raw, err := r.object(id, plumbing.CommitObject)
+	if err != nil {
+		return nil, err
+	}
+	c, err := parseCommit(raw)
+	if err != nil {
+		return nil, &malformedError{id: id, msg: err.Error()}
+	}
+	return c, nil
+}
+
+// A malformedError is a commit that no git writes.
+type malformedError struct {
+	id  objectID
+	msg string
+}
+
+func (e *malformedError) Error() string { return fmt.Sprintf("read commit %v: %s", e.id, e.msg) }
+
+// tree reads and parses a tree.
+func (r *Repository) tree(id objectID) ([]treeEntry, error) {
+	raw, err := r.part(id, plumbing.TreeObject)
+	if err != nil {
+		return nil, err
+	}
+	return parseTree(raw)
+}
+
+// part reads an object that another one refers to: it must be there.
+func (r *Repository) part(id objectID, kind plumbing.ObjectType) ([]byte, error) {
+	raw, err := r.object(id, kind)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("read %v %v: %w: it is missing", kind, id, errCorrupt)
+	}
+	return raw, err
+}
+
+// blob reads the content of a file.
+func (r *Repository) blob(id objectID) ([]byte, error) {
+	return r.part(id, plumbing.BlobObject)
+}
+
+// entry finds a path in a tree; ok is false when it is not there.
+func (r *Repository) entry(tree objectID, path string) (e treeEntry, ok bool, err error) {
+	first, rest, deeper := strings.Cut(path, "/")
+	entries, err := r.tree(tree)
+	if err != nil {
+		return e, false, err
+	}
+	for _, e := range entries {
+		if e.name != first {
+			continue
+		}
+		if !deeper {
+			return e, true, nil
+		}
+		if e.isDir() {
+			return r.entry(e.id, rest)
+		}
+	}
+	return e, false, nil
+}
+
+// File returns the content of a file at a commit.
+// When the commit or the file is not there, errors.Is(err, fs.ErrNotExist).
+func (r *Repository) File(c Commit, path string) ([]byte, error) {
+	id, err := c.id()
+	if err != nil {
+		return nil, err
+	}
+	object, err := r.commit(id)
+	if err != nil {
+		return nil, err
+	}
+	e, ok, err := r.entry(object.tree, path)
+	if err != nil {
+		return nil, err
+	}
+	if !ok || e.isDir() || e.isSubmodule() {
+		return nil, fmt.Errorf("read %s of commit %s: %w", path, c.Short(), fs.ErrNotExist)
+	}
+	return r.blob(e.id)
+}
+
+// Metadata returns what .guix-channel says at a commit, or the defaults.
+func (r *Repository) Metadata(c Commit) (*Metadata, error) {
+	text, err := r.File(c, ".guix-channel")
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := r.commitOf(c); err != nil {
+			return nil, err
+		}
+		return DefaultMetadata(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ReadMetadata(fmt.Sprintf("%s@%s:.guix-channel", r.URL, c.Short()), text)
+}
+
+func (r *Repository) commitOf(c Commit) (*commitObject, error) {
+	id, err := c.id()
+	if err != nil {
+		return nil, err
+	}
+	return r.commit(id)
+}
+
+// has reports whether the mirror has a commit.
+func (r *Repository) has(c Commit) bool {
+	_, err := r.commitOf(c)
+	return err == nil
+}
