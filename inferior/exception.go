@@ -57,11 +57,20 @@ func (e *Exception) Message() string {
 // Guile's own, which only say how exceptions are raised.
 func (e *Exception) Where() (Frame, bool) {
 	for _, f := range e.Stack {
-		if f.File != "" && f.Line > 0 && !strings.HasPrefix(f.File, "ice-9/") && f.File != "guix/repl.scm" {
+		if f.File != "" && f.Line > 0 && !partOfGuile(f.File) {
 			return f, true
 		}
 	}
 	return Frame{}, false
+}
+
+func partOfGuile(file string) bool {
+	for _, directory := range []string{"ice-9/", "srfi/", "rnrs/", "system/", "language/", "oop/"} {
+		if strings.HasPrefix(file, directory) {
+			return true
+		}
+	}
+	return file == "guix/repl.scm"
 }
 
 // fill does what Guile's simple-format does: ~A displays, ~S writes.

@@ -3,6 +3,7 @@ package inferior_test
 import (
 	"bytes"
 	"sync"
+	"testing"
 )
 
 // A syncBuffer collects what several goroutines write.
@@ -28,5 +29,13 @@ type writerFunc func([]byte)
 
 func (f writerFunc) Write(p []byte) (int, error) {
 	f(p)
+	return len(p), nil
+}
+
+// A testLog shows what it is given in the test's log.
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Logf("stderr: %s", p)
 	return len(p), nil
 }
