@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -12,8 +13,8 @@ import (
 // returns its path. It must name in references every path the text refers to.
 // This is how a derivation gets into the store, under a name that ends in ".drv".
 func (c *Client) AddText(ctx context.Context, name string, text []byte, references []StorePath) (path StorePath, err error) {
-	if err := check(references...); err != nil {
-		return "", fmt.Errorf("add text %q: %w", name, err)
+	if err := errors.Join(checkName(name), check(references...)); err != nil {
+		return "", fmt.Errorf("add text: %w", err)
 	}
 	err = c.do(ctx, exchange{
 		op: opAddTextToStore,
@@ -34,6 +35,9 @@ func (c *Client) AddText(ctx context.Context, name string, text []byte, referenc
 // symbolic link, and returns its path. It has no references.
 // If the tree cannot be read the connection is lost, since half of it has been sent.
 func (c *Client) AddTree(ctx context.Context, name, file string) (StorePath, error) {
+	if err := checkName(name); err != nil {
+		return "", fmt.Errorf("add %q: %w", file, err)
+	}
 	path, err := c.addTree(ctx, name, file)
 	if err != nil {
 		return "", fmt.Errorf("add %q as %q: %w", file, name, err)

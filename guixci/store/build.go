@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/genenetwork/guixci/substitute"
 )
 
 // Build makes the daemon build derivations, and whatever they need, and returns
@@ -225,15 +227,16 @@ func (c *collector) hint(drv StorePath, cause Cause) {
 
 // derivationIn finds the file name of a derivation in a message.
 func derivationIn(text string) StorePath {
-	_, rest, ok := strings.Cut(text, Dir+"/")
-	if !ok {
+	begin := strings.Index(text, substitute.StoreDir+"/")
+	if begin < 0 {
 		return ""
 	}
-	name, _, ok := strings.Cut(rest, ".drv")
-	if !ok || strings.ContainsAny(name, "/' ") {
+	name, _, ok := strings.Cut(text[begin:], ".drv")
+	path, err := substitute.ParseStorePath(name + ".drv")
+	if !ok || err != nil {
 		return ""
 	}
-	return StorePath(Dir + "/" + name + ".drv")
+	return path
 }
 
 // join makes of the exchange's error and what was gathered the error to return.

@@ -41,7 +41,7 @@ func name(drv store.StorePath) string {
 	if drv == "" {
 		return ""
 	}
-	return strings.TrimSuffix(string(drv)[len(store.Dir)+34:], ".drv")
+	return strings.TrimSuffix(drv.Name(), ".drv")
 }
 
 func TestBuild(t *testing.T) {
@@ -64,7 +64,7 @@ func TestBuild(t *testing.T) {
 	}
 
 	outputs := []store.StorePath{lib.Outputs["out"], lib.Outputs["doc"], top.Out()}
-	valid, err := c.ValidPaths(t.Context(), append(outputs, store.Dir+"/00000000000000000000000000000000-no"))
+	valid, err := c.ValidPaths(t.Context(), append(outputs, "/gnu/store/00000000000000000000000000000000-no"))
 	if err != nil || len(valid) != len(outputs) {
 		t.Errorf("valid outputs %q, %v", valid, err)
 	}
@@ -164,7 +164,7 @@ func TestBuildFailures(t *testing.T) {
 
 func TestBuildOfSomethingElse(t *testing.T) {
 	c := dial(t)
-	err := c.Build(t.Context(), []store.StorePath{store.Dir + "/00000000000000000000000000000000-no.drv"}, store.BuildOptions{}, nil)
+	err := c.Build(t.Context(), []store.StorePath{"/gnu/store/00000000000000000000000000000000-no.drv"}, store.BuildOptions{}, nil)
 	var said *store.DaemonError
 	var failed *store.BuildError
 	if !errors.As(err, &said) || errors.As(err, &failed) {

@@ -2,10 +2,11 @@ package store
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/genenetwork/guixci/substitute"
 )
 
 // query makes an exchange whose argument and result are plain.
@@ -37,26 +38,22 @@ func (c *Client) orNotFound(ctx context.Context, path StorePath, err error) erro
 	if valid, verr := c.Valid(ctx, path); verr != nil || valid {
 		return err
 	}
-	return fmt.Errorf("%w: %s is not valid", ErrNotFound, path)
+	return fmt.Errorf("%w: %s is not valid", substitute.ErrNotFound, path)
 }
 
 // A PathInfo is what the daemon knows about a valid store item.
 type PathInfo struct {
-	Path       StorePath
-	Deriver    StorePath   // the derivation that made it; empty if unknown
-	NarHash    [32]byte    // SHA-256 of its archive
-	NarSize    int64       // bytes of its archive
-	References []StorePath // sorted; may contain Path itself
-	Registered time.Time   // when it became valid, to the second
+	substitute.Info
+	Registered time.Time // when it became valid, to the second
 }
 
 // PathInfo describes a valid store item.
-// If path is not valid it returns an error wrapping [ErrNotFound].
+// If path is not valid it returns an error wrapping [substitute.ErrNotFound].
 func (c *Client) PathInfo(ctx context.Context, path StorePath) (*PathInfo, error) {
 	if err := check(path); err != nil {
 		return nil, fmt.Errorf("query path info: %w", err)
 	}
-	info := &PathInfo{Path: path}
+	info := &PathInfo{Info: substitute.Info{StorePath: path}}
 	err := c.query(ctx, opQueryPathInfo,
 		func(w *writer) { w.string(string(path)) },
 		info.read)
@@ -68,19 +65,16 @@ func (c *Client) PathInfo(ctx context.Context, path StorePath) (*PathInfo, error
 
 func (i *PathInfo) read(r *reader) {
 	i.Deriver = StorePath(r.string())
-	hash := r.bytes()
+	hash := r.string()
 	i.References = r.paths()
 	i.Registered = time.Unix(int64(r.uint()), 0)
 	i.NarSize = int64(r.uint())
 	if r.err != nil {
 		return
 	}
-	if len(hash) != hex.EncodedLen(len(i.NarHash)) {
-		r.fail("hash %q is not a SHA-256", hash)
-		return
-	}
-	if _, err := hex.Decode(i.NarHash[:], hash); err != nil {
-		r.fail("hash %q: %v", hash, err)
+	var err error
+	if i.NarHash, err = substitute.ParseHash("sha256:" + hash); err != nil {
+		r.fail("%v", err)
 	}
 }
 
@@ -143,17 +137,17 @@ func (c *Client) AllValidPaths(ctx context.Context) (paths []StorePath, err erro
 
 // PathFromHashPart returns the valid path whose hash part, the 32 characters
 // before the name, is given. If there is none it returns an error wrapping
-// [ErrNotFound].
+// [substitute.ErrNotFound].
 func (c *Client) PathFromHashPart(ctx context.Context, hashPart string) (StorePath, error) {
-	if len(hashPart) != hashPartLen {
-		return "", fmt.Errorf("query path of hash part %q: want %d characters", hashPart, hashPartLen)
+	if check(StorePath(substitute.StoreDir+"/"+hashPart+"-name")) != nil {
+		return "", fmt.Errorf("query path of hash part %q: %w: this is no hash part", hashPart, substitute.ErrNotFound)
 	}
 	var path StorePath
 	err := c.query(ctx, opQueryPathFromHashPart,
 		func(w *writer) { w.string(hashPart) },
 		func(r *reader) { path = StorePath(r.string()) })
 	if err == nil && path == "" {
-		err = ErrNotFound
+		err = substitute.ErrNotFound
 	}
 	if err != nil {
 		return "", fmt.Errorf("query path of hash part %q: %w", hashPart, err)
@@ -162,7 +156,7 @@ func (c *Client) PathFromHashPart(ctx context.Context, hashPart string) (StorePa
 }
 
 // References returns the paths that the valid item at path refers to.
-// Like the next three it returns an error wrapping [ErrNotFound]
+// Like the next three it returns an error wrapping [substitute.ErrNotFound]
 // where the daemon requires path to be valid and it is not.
 func (c *Client) References(ctx context.Context, path StorePath) ([]StorePath, error) {
 	return c.queryPaths(ctx, opQueryReferences, "references", path)

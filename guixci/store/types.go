@@ -1,31 +1,31 @@
 package store
 
 import (
-	"errors"
 	"fmt"
-	"strings"
+
+	"github.com/genenetwork/guixci/substitute"
 )
 
 // A StorePath is the full name of a store item, "/gnu/store/HASH-NAME".
-type StorePath string
-
-// ErrNotFound is what the error wraps when a store item is asked for that the
-// store does not have.
-var ErrNotFound = errors.New("not found")
-
-// Dir is the store.
-const Dir = "/gnu/store"
-
-const hashPartLen = 32
+type StorePath = substitute.StorePath
 
 // check finds out what would make the daemon hang up: arguments that are not
-// directly below the store.
+// the name of a store item.
 func check(paths ...StorePath) error {
 	for _, p := range paths {
-		base, ok := strings.CutPrefix(string(p), Dir+"/")
-		if !ok || len(base) < hashPartLen+2 || strings.Contains(base, "/") {
-			return fmt.Errorf("%q is not a store path", string(p))
+		if _, err := substitute.ParseStorePath(string(p)); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// checkName is check for the name of an item to be.
+func checkName(name string) error {
+	if _, err := substitute.ParseStorePath(substitute.StoreDir + "/" + noHash + "-" + name); err != nil {
+		return fmt.Errorf("name %q: %w", name, err)
+	}
+	return nil
+}
+
+const noHash = "00000000000000000000000000000000"

@@ -21,6 +21,7 @@ import (
 	"testing"
 
 	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/substitute"
 )
 
 // A Kit adds derivations to a store. Those of one Kit differ from those of
@@ -64,9 +65,9 @@ func New(t testing.TB, client *store.Client) *Kit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rest, ok := strings.CutPrefix(shell, store.Dir+"/"); ok {
+	if rest, ok := strings.CutPrefix(shell, substitute.StoreDir+"/"); ok {
 		item, _, _ := strings.Cut(rest, "/")
-		k.shell, k.source = shell, store.StorePath(store.Dir+"/"+item)
+		k.shell, k.source = shell, store.StorePath(substitute.StoreDir+"/"+item)
 		return k
 	}
 	k.source, err = client.AddTree(context.Background(), "sh", shell)
@@ -188,25 +189,10 @@ func textPath(name string, d *store.Derivation) store.StorePath {
 
 // storePath computes a store path as the daemon does.
 func storePath(kind, hash, name string) store.StorePath {
-	sum := sha256.Sum256([]byte(kind + ":sha256:" + hash + ":" + store.Dir + ":" + name))
+	sum := sha256.Sum256([]byte(kind + ":sha256:" + hash + ":" + substitute.StoreDir + ":" + name))
 	var short [20]byte
 	for i, c := range sum {
 		short[i%20] ^= c
 	}
-	return store.StorePath(store.Dir + "/" + base32(short[:]) + "-" + name)
-}
-
-// base32 is the store's own: other digits, last bits first.
-func base32(b []byte) string {
-	const digits = "0123456789abcdfghijklmnpqrsvwxyz"
-	text := make([]byte, (len(b)*8+4)/5)
-	for i := range text {
-		bit := (len(text) - 1 - i) * 5
-		n := uint(b[bit/8]) >> (bit % 8)
-		if bit/8+1 < len(b) {
-			n |= uint(b[bit/8+1]) << (8 - bit%8)
-		}
-		text[i] = digits[n&31]
-	}
-	return string(text)
+	return store.StorePath(substitute.StoreDir + "/" + substitute.EncodeBase32(short[:]) + "-" + name)
 }
