@@ -1,0 +1,22 @@
+// Package substitute offers store items to others, signed, in the way that
+// "guix publish" does, so that any guix-daemon can fetch instead of build.
+//
+// Whatever has store items is a [Source]; a [Handler] serves one over HTTP:
+//
+//	key, err := substitute.EnsureKeyPair("/var/lib/guixci/keys/signing-key.sec")
+//	…
+//	l, err := net.Listen("tcp", ":8080")
+//	…
+//	http.Serve(substitute.QuickACK(l), &substitute.Handler{Source: source, Key: key})
+//
+// A client believes a [NarInfo] when its [Signature] was made by a key of its
+// access-control list ([ACL]); "guix archive --authorize < signing-key.pub" adds
+// one. A narinfo says what an item's archive (package nar) hashes to, so that
+// the archive itself may come from anywhere.
+//
+// The formats are those of (guix narinfo), (guix pki), (guix scripts publish)
+// and libgcrypt; the manual describes their use in the nodes "Substitutes" and
+// "Invoking guix publish". The handler differs from guix publish where clients
+// gain: it answers HEAD, knows the length of what it sends wherever that is
+// possible, and says 404 for what cannot exist.
+package substitute
