@@ -1,0 +1,171 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Apply makes a revision the running generation, and returns once it is healthy
+// and current. If it already is, nothing happens.
+//
+// The old generation is stopped before the new one starts, since both may want the
+// same ports and files. On any failure, and when ctx ends, what ran before
+// is started again and probed in the same way; that takes its time even though ctx has
+// ended. A revision that failed by itself is rejected: it is refused from
+// then on, unless forced. The error is an *[Error].
+func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, error) {
+	lease, err := d.acquire(rev.Who, rev.Why)
+	if err != nil {
+		return nil, d.failed(Refused, err)
+	}
+	defer lease.release()
+	was, err := d.settle(ctx)
+	if err != nil {
+		return nil, d.failed(Refused, err)
+	}
+	if was.runs(d.generation(rev)) && !rev.Force {
+		return was.current, nil
+	}
+	next, err := d.admit(ctx, rev)
+	if err != nil {
+		d.tell(rev, next, WasRefused, err)
+		return nil, d.failed(Refused, err)
+	}
+	d.tell(rev, next, Began, nil)
+	err = d.replace(ctx, was, next)
+	if err == nil {
+		d.tell(rev, next, Confirmed, nil)
+		return next, nil
+	}
+	return nil, d.giveUp(ctx, was, next, rev, err)
+}
+
+// errUntouched marks failures before the old generation was touched.
+var errUntouched = errors.New("the old generation was not touched")
+
+// replace stops what runs, starts next, and confirms it once it is healthy.
+func (d *Deployment) replace(ctx context.Context, was standing, next *Generation) error {
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("%w (%w)", err, errUntouched)
+	}
+	if err := was.stop(ctx); err != nil {
+		return err
+	}
+	in, err := d.bring(ctx, next, was.previous())
+	if err != nil {
+		return err
+	}
+	if err := d.confirm(in); err != nil {
+		return errors.Join(err, in.stop(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// bring starts a generation and waits until it is healthy. On error it is
+// stopped and nothing is left of it.
+func (d *Deployment) bring(ctx context.Context, g *Generation, previous int) (*Instance, error) {
+	begin := time.Now()
+	in, err := d.start(ctx, g, previous)
+	if err != nil {
+		return nil, err
+	}
+	d.log().Info("container started", "generation", g.Number, "pid", in.Process.PID, "launcher", in.Launcher.PID)
+	if err := in.await(ctx, g.Probes, d.Schedule); err != nil {
+		return nil, errors.Join(err, in.stop(context.WithoutCancel(ctx)))
+	}
+	d.log().Info("container healthy", "generation", g.Number, "took", time.Since(begin))
+	return in, nil
+}
+
+// confirm makes a healthy generation the current one. Moving the pointer is what
+// counts; a process that is killed right after it has confirmed all the same.
+func (d *Deployment) confirm(in *Instance) error {
+	in.Generation.Started = time.Now()
+	if err := d.writeGeneration(in.Generation); err != nil {
+		return err
+	}
+	return d.point(in.Generation.Number)
+}
+
+// giveUp goes back to what was and returns the *[Error] that says how that went.
+func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation, rev Revision, cause error) error {
+	result := d.failed(Kept, cause)
+	stuck := was.running != nil && was.running.Alive() // it could not be stopped
+	if !stuck && !errors.Is(cause, errUntouched) {
+		if ctx.Err() == nil { // else it may be as good as any
+			next.Rejected = cause.Error()
+			d.complain("remember the rejected generation", d.writeGeneration(next))
+		}
+		result.Outcome, result.Rollback = d.restore(context.WithoutCancel(ctx), was)
+	}
+	event := map[Outcome]Event{Kept: WasKept, RolledBack: WasRolled, RollbackFailed: WasLost}[result.Outcome]
+	d.tell(rev, next, event, result)
+	return result
+}
+
+// restore makes what was before run again, if it did or ought to.
+func (d *Deployment) restore(ctx context.Context, was standing) (Outcome, error) {
+	if !was.wanted {
+		d.complain("forget the failed generation", d.removeRecord())
+		return Kept, nil
+	}
+	d.log().Info("going back", "generation", was.current.Number)
+	if _, err := d.bring(ctx, was.current, 0); err != nil {
+		return RollbackFailed, err
+	}
+	return RolledBack, nil
+}
+
+// generation returns what the revision would be run as.
+func (d *Deployment) generation(rev Revision) *Generation {
+	return &Generation{Script: rev.Script, Lock: rev.Lock, Shares: slices.Clone(d.Shares),
+		Exposes: slices.Clone(d.Exposes), Probes: slices.Clone(d.Probes), Created: time.Now()}
+}
+
+// admit makes the revision a generation, rooted, if nothing speaks against trying it.
+func (d *Deployment) admit(ctx context.Context, rev Revision) (*Generation, error) {
+	g := d.generation(rev)
+	if err := d.preflight(g); err != nil {
+		return g, err
+	}
+	if old, err := d.rejected(rev.Script); err != nil {
+		return g, err
+	} else if old != nil && !rev.Force {
+		return g, &RejectedError{Generation: old}
+	}
+	return g, d.create(ctx, g)
+}
+
+// A RejectedError is a revision that was given up before and is not tried again
+// unless forced.
+type RejectedError struct{ Generation *Generation }
+
+func (e *RejectedError) Error() string {
+	why, _, _ := strings.Cut(e.Generation.Rejected, "\n")
+	return fmt.Sprintf("%s was rejected as generation %d (force it to try again): %s",
+		e.Generation.Script, e.Generation.Number, why)
+}
+
+// create gives the generation a number, a directory and a root. It is rooted
+// before it is written down, so that what exists cannot be collected.
+func (d *Deployment) create(ctx context.Context, g *Generation) error {
+	entries, err := os.ReadDir(d.path("generations"))
+	if err != nil {
+		return err
+	}
+	g.Number = lastNumber(entries) + 1
+	if err := os.Mkdir(d.generationPath(g.Number), 0o700); err != nil {
+		return err
+	}
+	if d.Root != nil {
+		if err := d.Root(ctx, d.generationPath(g.Number, "root"), g.Script); err != nil {
+			return fmt.Errorf("root %s: %w", g.Script, err)
+		}
+	}
+	return d.writeGeneration(g)
+}

@@ -1,0 +1,130 @@
+package container
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A Schedule says when a container counts as healthy: once all probes have passed
+// and went on passing for Window. It is unhealthy as soon as Threshold checks have
+// failed. Failures before the first success do not count while the
+// start period lasts. A container that ends is given up at once.
+type Schedule struct {
+	// StartPeriod is how long services may take to come up; 0 means one minute.
+	StartPeriod time.Duration `json:"start_period,omitempty"`
+	// Interval is the time between two checks; 0 means one second.
+	Interval time.Duration `json:"interval,omitempty"`
+	// Timeout limits one check of one probe; 0 means five seconds.
+	// Reaching it is a failure.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// Window is how long all must stay well; 0 means three intervals.
+	Window time.Duration `json:"window,omitempty"`
+	// Threshold is the number of counted failures, not necessarily in a row,
+	// that make a container unhealthy; 0 means three.
+	Threshold int `json:"threshold,omitempty"`
+}
+
+// withDefaults replaces what is zero.
+func (s Schedule) withDefaults() Schedule {
+	s.StartPeriod = cmp.Or(s.StartPeriod, time.Minute)
+	s.Interval = cmp.Or(s.Interval, time.Second)
+	s.Timeout = cmp.Or(s.Timeout, 5*time.Second)
+	s.Window = cmp.Or(s.Window, 3*s.Interval)
+	s.Threshold = cmp.Or(s.Threshold, 3)
+	return s
+}
+
+// An UnhealthyError is a container that ran and did not become or stay healthy.
+type UnhealthyError struct {
+	Probe string // the last one that failed
+	Tries int    // checks in all
+	Err   error  // why it failed; a *[ServiceError] when a service is guilty
+}
+
+func (e *UnhealthyError) Error() string {
+	return fmt.Sprintf("probe %s: %v", e.Probe, e.Err)
+}
+
+func (e *UnhealthyError) Unwrap() error { return e.Err }
+
+// await returns nil once the container is healthy. Otherwise it returns
+// an *[UnhealthyError], an error of the container's end, or the cause of ctx's end.
+func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule) error {
+	ctx, release := in.whileAlive(ctx)
+	defer release()
+	a := &awaiting{probes: probes, schedule: schedule.withDefaults(), memory: make([]any, len(probes))}
+	if len(probes) == 0 {
+		a.probes, a.memory = Probes{Alive{}, AllServices{}}, make([]any, 2)
+	}
+	a.begin = time.Now()
+	tick := time.NewTicker(a.schedule.Interval)
+	defer tick.Stop()
+	for {
+		done, err := a.check(ctx, in)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// awaiting is the state between two checks.
+type awaiting struct {
+	probes   Probes
+	schedule Schedule
+	memory   []any
+	begin    time.Time
+	well     time.Time // since when all probes have passed; zero after a failure
+	started  bool      // all have passed once: the start period is over
+	tries    int
+	failures int
+}
+
+// check tries all probes once. done is true when the container is healthy.
+func (a *awaiting) check(ctx context.Context, in *Instance) (done bool, err error) {
+	a.tries++
+	for i, probe := range a.probes {
+		if err := a.try(ctx, in, i); err != nil {
+			return false, a.failed(&UnhealthyError{Probe: probe.String(), Tries: a.tries, Err: err})
+		}
+	}
+	now := time.Now()
+	if a.well.IsZero() {
+		a.well = now
+	}
+	a.started = true
+	return now.Sub(a.well) >= a.schedule.Window, nil
+}
+
+func (a *awaiting) try(ctx context.Context, in *Instance, i int) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, a.schedule.Timeout,
+		fmt.Errorf("no answer within %v", a.schedule.Timeout))
+	defer cancel()
+	a.memory[i], err = a.probes[i].Check(ctx, in, a.memory[i])
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// failed counts a failure, and returns it when it was one too many.
+func (a *awaiting) failed(err error) error {
+	a.well = time.Time{}
+	if !a.started && time.Since(a.begin) < a.schedule.StartPeriod {
+		return nil
+	}
+	if a.failures++; a.failures < a.schedule.Threshold {
+		return nil
+	}
+	return err
+}

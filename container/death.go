@@ -1,0 +1,92 @@
+package container
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// A LaunchError is a launcher that ended, or did not get on, before
+// its container had a first process, or a container that ended while it was watched.
+type LaunchError struct {
+	Script string
+	Reason string // what it means
+	Output string // the last lines the launcher and the container printed
+}
+
+func (e *LaunchError) Error() string {
+	text := "run " + e.Script + ": " + e.Reason
+	if e.Output == "" {
+		return text
+	}
+	return text + "; its last output:\n  " + strings.ReplaceAll(e.Output, "\n", "\n  ")
+}
+
+// outputLines and outputBytes bound what of the log goes into an error.
+const (
+	outputLines = 20
+	outputBytes = 16 << 10
+)
+
+// output returns the last lines of this run's output.
+func (in *Instance) output() string {
+	f, err := os.Open(in.logFile())
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
+	}
+	start := max(in.logStart, end-outputBytes)
+	text, _ := io.ReadAll(io.NewSectionReader(f, start, end-start))
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-outputLines):], "\n")
+}
+
+// death returns the error of an end that nobody asked for.
+func (in *Instance) death() error {
+	output := in.output()
+	return &LaunchError{Script: in.Generation.Script, Reason: in.reason(output), Output: output}
+}
+
+// signs are what launchers are known to print, most telling first,
+// and what it means to someone who did not write one.
+var signs = []struct{ sign, meaning string }{
+	{"unrecognized option", "this run-container is of an older Guix and does not know an option: build it with a current one"},
+	{"In procedure clone: Operation not permitted", "the kernel forbids user namespaces here: see user.max_user_namespaces, kernel.unprivileged_userns_clone, AppArmor, or leave the chroot"},
+	{"In procedure clone: No space left on device", "the kernel has no more user namespaces: raise user.max_user_namespaces"},
+	{"No space left on device", "a disk is full"},
+	{"In procedure mount", "a mount was refused while the container was being set up"},
+	{"waitpid", "the container's first process died while it was being set up, before it could say why: most often a mount that the kernel refuses, a missing user namespace, or a signal"},
+	{"no code for module", "the script's Guile modules are not where it looks for them: is its closure complete?"},
+}
+
+// reason says in one sentence why the container is not there.
+func (in *Instance) reason(output string) string {
+	for _, s := range signs {
+		if strings.Contains(output, s.sign) {
+			return s.meaning
+		}
+	}
+	if !in.Process.isZero() {
+		return "the container ended by itself"
+	}
+	return "the launcher ended before the container had a first process" + in.exitText()
+}
+
+// exitText tells the launcher's exit status where this process is its parent.
+func (in *Instance) exitText() string {
+	if in.reaped == nil {
+		return ""
+	}
+	<-in.reaped
+	var exit *exec.ExitError
+	if errors.As(in.exit, &exit) {
+		return " (" + exit.String() + ")"
+	}
+	return ""
+}

@@ -1,0 +1,110 @@
+package container
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// A Deployment is one place where a container runs: at any time at most one
+// generation of it does. Its methods may be called concurrently and from several
+// processes; those that change anything take turns by the lease in Dir.
+// Fields must not change after the first call.
+type Deployment struct {
+	// Name is used in messages and in the name of the control group. Required.
+	Name string
+	// Dir holds the state. Required, absolute, made when missing with mode 0700.
+	Dir string
+	// Shares are the directories of the host the container may write,
+	// Exposes those that it may only read.
+	Shares, Exposes []Mount
+	// Probes say when a generation is healthy.
+	// Empty means [Alive] and [AllServices].
+	Probes Probes
+	// Schedule says how often they are tried and how long.
+	Schedule Schedule
+	// Root makes link an indirect GC root of the store item, as the daemon's
+	// add-indirect-root does, the link included.
+	// Nil keeps no roots: the collector may then delete any generation
+	// that is not running.
+	Root func(ctx context.Context, link, item string) error
+	// StartTimeout limits the time until the container's first process exists;
+	// 0 means one minute.
+	StartTimeout time.Duration
+	// StopTimeout is how long Shepherd gets to stop its services before
+	// the whole container is killed; 0 means 30 seconds.
+	StopTimeout time.Duration
+	// Logger is told of each step; nil discards.
+	Logger *slog.Logger
+
+	socket       string // of Shepherd, inside the container; empty means shepherdSockets
+	unprivileged bool   // a test's launcher needs no root
+}
+
+// A Mount is a directory of the host that the container sees.
+type Mount struct {
+	Source string `json:"source"`           // on the host
+	Target string `json:"target,omitempty"` // in the container; empty means the same as Source
+}
+
+// target returns where the container sees the mount.
+func (m Mount) target() string {
+	if m.Target == "" {
+		return m.Source
+	}
+	return m.Target
+}
+
+// A Revision is what Apply is asked to run, by whom, and why.
+type Revision struct {
+	Script string // file name of a run-container
+	Lock   string // digest of the Lock it was built from; may be empty
+	Who    string // for the lease and the ledger; may be empty
+	Why    string // likewise
+	// Force tries a revision again that was rejected before.
+	Force bool
+}
+
+// A Generation is a revision that was tried, with all it takes to run it
+// again: going back is starting an older generation, with the mounts
+// and probes it had then.
+type Generation struct {
+	Number  int       `json:"number"` // counts from 1
+	Script  string    `json:"script"`
+	Lock    string    `json:"lock,omitempty"`
+	Shares  []Mount   `json:"shares,omitempty"`
+	Exposes []Mount   `json:"exposes,omitempty"`
+	Probes  Probes    `json:"probes,omitempty"`
+	Created time.Time `json:"created"`
+	// Started is when it last became healthy; zero if it never did.
+	Started time.Time `json:"started,omitzero"`
+	// Rejected says why it was given up; empty if it was not.
+	Rejected string `json:"rejected,omitempty"`
+}
+
+// shepherdSockets are where shepherd listens: as Guix builds it, and as others do.
+var shepherdSockets = []string{"/var/run/shepherd/socket", "/run/shepherd/socket"}
+
+const (
+	defaultStartTimeout = time.Minute
+	defaultStopTimeout  = 30 * time.Second
+)
+
+func (d *Deployment) log() *slog.Logger {
+	if d.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return d.Logger.With("deployment", d.Name)
+}
+
+func (d *Deployment) path(elem ...string) string {
+	return filepath.Join(append([]string{d.Dir}, elem...)...)
+}
+
+// prepare makes the state directory. What it holds tells where data and secrets of
+// the deployment are, so only its owner may look.
+func (d *Deployment) prepare() error {
+	return os.MkdirAll(d.path("generations"), 0o700)
+}

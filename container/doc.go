@@ -1,0 +1,24 @@
+// Package container deploys Guix System containers and takes a bad deployment back.
+//
+// It is given what "guix system container" printed, a script such as
+// /gnu/store/…-run-container, and makes it the running generation of a deployment:
+//
+//	d := &container.Deployment{Name: "gn-staging", Dir: "/var/lib/guixci/gn-staging",
+//		Shares: []container.Mount{{Source: "/export/data"}},
+//		Probes: container.Probes{container.AllServices{}, container.HTTP{URL: "http://localhost:8080/"}}}
+//	generation, err := d.Apply(ctx, container.Revision{Script: script, Who: "alice", Why: "release 7"})
+//
+// [Deployment.Apply] refuses what would end badly, roots the new generation, stops
+// the old one, starts the new one and watches its [Probes]. Only when they pass does
+// the pointer "current" move; on any failure, on the end of ctx too, the old
+// generation runs again, started and probed by the same code. What became of it
+// is the [Outcome] of the [*Error].
+//
+// A deployment lives in its directory: generations, each with its log, the pointer, a
+// record of what is running, a lease, and a ledger that is only ever appended
+// to. Another process, or this one after a restart, finds the container there again.
+//
+// The script and its options are described in "Invoking guix system" (action
+// container) of the Guix manual and made by (gnu system linux-container); a
+// container's services are asked for over the protocol of (shepherd comm).
+package container

@@ -1,0 +1,140 @@
+package container
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An Instance is a generation that runs, whoever started it.
+type Instance struct {
+	Generation *Generation
+	Launcher   Process // the run-container script
+	Process    Process // process 1 of the container: shepherd
+
+	d        *Deployment
+	record   *record
+	logStart int64         // where this run's output begins
+	reaped   chan struct{} // closed when the launcher is reaped; nil if it is not our child
+	exit     error         // the launcher's, valid once reaped is closed
+}
+
+// instance returns what a record is about. Of another boot's processes nothing is
+// left, and their pids belong to others now.
+func (d *Deployment) instance(r *record) (*Instance, error) {
+	g, err := d.Generation(r.Generation)
+	if err != nil {
+		return nil, err
+	}
+	if r.Boot != bootID() {
+		r = &record{Generation: r.Generation, Previous: r.Previous}
+	}
+	return &Instance{Generation: g, Launcher: r.Launcher, Process: r.Process, d: d, record: r}, nil
+}
+
+// Alive reports whether the container's first process runs.
+func (in *Instance) Alive() bool { return in.Process.Alive() }
+
+// Shepherd returns the container's shepherd.
+func (in *Instance) Shepherd() *Shepherd {
+	if in.d.socket != "" {
+		return ShepherdAt(in.d.socket)
+	}
+	return shepherdIn(in.Process, shepherdSockets...)
+}
+
+// whileAlive returns a context that also ends when the container does, with
+// the reason as its cause. release frees what it takes.
+func (in *Instance) whileAlive(ctx context.Context) (alive context.Context, release func()) {
+	alive, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if in.Process.wait(alive) == nil {
+			cancel(in.death())
+		}
+	}()
+	return alive, func() { cancel(nil); <-done }
+}
+
+// stop stops the container: SIGTERM to shepherd, which stops its services in order;
+// after StopTimeout, or when ctx ends, all is killed. Whatever happens it returns with
+// nothing of the container left, or an error that says what.
+//
+// The launcher would pass the signal on, as (gnu build linux-container) has it, but
+// only in Guile's own time: it sits in waitpid, and with Guile 3.0 a relayed
+// SIGTERM was seen to arrive after a second, or not at all.
+func (in *Instance) stop(ctx context.Context) error {
+	asked := time.Now()
+	patience, cancel := context.WithTimeoutCause(ctx, cmp.Or(in.d.StopTimeout, defaultStopTimeout), errStubborn)
+	defer cancel()
+	err := in.Process.awaitHearing(patience, unix.SIGTERM)
+	if err == nil {
+		err = in.Process.signal(unix.SIGTERM)
+	}
+	if err == nil {
+		err = in.Process.wait(patience)
+	}
+	if err == nil {
+		err = in.Launcher.wait(patience) // it removes its temporary directory
+	}
+	if err != nil {
+		in.d.log().Warn("killing the container", "waited", time.Since(asked), "reason", err)
+	}
+	return in.kill(context.WithoutCancel(ctx))
+}
+
+var errStubborn = errors.New("it did not stop in time")
+
+// killTimeout limits how long the kernel may take to end what was killed.
+const killTimeout = 30 * time.Second
+
+// kill ends all processes of the container and its launcher, if any, and removes what
+// they leave behind: control group, temporary directory, pid file.
+func (in *Instance) kill(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, fmt.Errorf("still there %v after SIGKILL", killTimeout))
+	defer cancel()
+	victims := in.victims()
+	var errs []error
+	if c := in.record.Cgroup; c != nil {
+		errs = append(errs, c.kill())
+	}
+	for _, p := range victims {
+		errs = append(errs, p.signal(unix.SIGKILL))
+	}
+	for _, p := range victims {
+		if err := p.wait(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("process %d: %w", p.PID, err))
+		}
+	}
+	if c := in.record.Cgroup; c != nil {
+		errs = append(errs, c.remove(ctx))
+	}
+	if in.reaped != nil {
+		<-in.reaped
+	}
+	return errors.Join(append(errs, removeRunDir(in.runDir()))...)
+}
+
+// victims returns the processes to kill one by one, the container's first process
+// before the others: with it goes its pid namespace. A launcher that was caught before it
+// could tell the pid has it as its child; one that was not even recorded is known by
+// its pid file.
+func (in *Instance) victims() []Process {
+	launchers := []Process{in.Launcher}
+	if in.Launcher.isZero() {
+		launchers = launchersOf(in.pidFile())
+	}
+	victims := []Process{in.Process}
+	for _, launcher := range launchers {
+		if launcher.Alive() {
+			launcher.signal(unix.SIGSTOP) // it makes no more children
+			victims = append(victims, launcher.children()...)
+		}
+	}
+	return append(victims, launchers...)
+}

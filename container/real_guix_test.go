@@ -1,0 +1,284 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+)
+
+// realScripts are run-container scripts of the system of testdata/sample-system.scm.
+type realScripts struct {
+	port     string
+	one, two string // work, and answer "one" and "two"
+	fails    string // has a service "broken" that does not come up
+	dies     string // has one that comes up and dies, again and again
+}
+
+// boxMounts are what the stand-ins of the box's store link to.
+func boxMounts() []Mount {
+	if !guixtest.InBox() {
+		return nil
+	}
+	var mounts []Mount
+	for _, dir := range []string{"/usr", "/lib", "/lib64", "/bin", "/etc/alternatives"} {
+		mounts = append(mounts, Mount{Source: dir})
+	}
+	return mounts
+}
+
+// TestRealContainer needs GUIXCI_TEST_CONTAINER, "PORT:ONE:TWO:FAILS:DIES".
+func TestRealContainer(t *testing.T) {
+	guixtest.Require(t)
+	parts := strings.Split(os.Getenv("GUIXCI_TEST_CONTAINER"), ":")
+	if len(parts) != 5 {
+		t.Skip("needs GUIXCI_TEST_CONTAINER=PORT:ONE:TWO:FAILS:DIES, the scripts of testdata/sample-system.scm")
+	}
+	testRealContainer(t, realScripts{parts[0], parts[1], parts[2], parts[3], parts[4]})
+}
+
+func testRealContainer(t *testing.T, scripts realScripts) {
+	state := t.TempDir()
+	var log bytes.Buffer
+	d := &Deployment{
+		Name: "sample", Dir: t.TempDir(),
+		Shares:  []Mount{{Source: state, Target: "/srv/state"}},
+		Exposes: boxMounts(),
+		Probes: Probes{Alive{}, AllServices{},
+			HTTP{URL: "http://127.0.0.1:" + scripts.port + "/"}},
+		Schedule:    Schedule{StartPeriod: 20 * time.Second, Interval: 200 * time.Millisecond, Window: time.Second},
+		StopTimeout: 20 * time.Second,
+		Logger:      slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	ctx := t.Context()
+	t.Cleanup(func() {
+		if err := d.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+
+	apply := func(script string) (*Generation, error) {
+		return d.Apply(ctx, Revision{Script: script, Lock: "0123", Who: "test", Why: t.Name()})
+	}
+	answers := func(t *testing.T, want string) {
+		t.Helper()
+		p := HTTP{URL: "http://127.0.0.1:" + scripts.port + "/", Contains: want}
+		if _, err := p.Check(ctx, nil, nil); err != nil {
+			t.Errorf("the service: %v", err)
+		}
+	}
+
+	t.Run("deploy", func(t *testing.T) {
+		g, err := apply(scripts.one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g.Number != 1 || g.Started.IsZero() {
+			t.Errorf("generation %+v", g)
+		}
+		answers(t, "one")
+	})
+
+	t.Run("status", func(t *testing.T) {
+		s, err := d.Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Running == nil || !s.Confirmed || s.Holder != nil || s.Trouble != nil {
+			t.Fatalf("status %+v", s)
+		}
+		for _, name := range []string{"root", "web", "counter"} {
+			if service, ok := find(s.Services, name); !ok || service.Status != "running" {
+				t.Errorf("service %s: %+v", name, service)
+			}
+		}
+		if setup, _ := find(s.Services, "setup"); !setup.OneShot || setup.problem(s.Services) != "" {
+			t.Errorf("one-shot service: %+v", setup)
+		}
+	})
+
+	t.Run("exec keeps the status", func(t *testing.T) {
+		var out bytes.Buffer
+		status, err := d.Exec(ctx, Stdio{Out: &out, Err: &out}, "/bin/sh", "-c", "read x < /proc/1/cmdline; echo $$; hostname; exit 42")
+		if err != nil || status != 42 {
+			t.Errorf("status %d, error %v; %s", status, err, out.String())
+		}
+		if status, err := d.Exec(ctx, Stdio{}, "no-such-command"); err != nil || status != 127 {
+			t.Errorf("status %d, error %v", status, err)
+		}
+	})
+
+	t.Run("again is nothing to do", func(t *testing.T) {
+		before, err := d.Running()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := apply(scripts.one)
+		if err != nil || g.Number != 1 {
+			t.Errorf("%+v, %v", g, err)
+		}
+		if after, err := d.Running(); err != nil || after.Process != before.Process {
+			t.Errorf("another container runs: %v", err)
+		}
+	})
+
+	t.Run("upgrade", func(t *testing.T) {
+		if _, err := apply(scripts.two); err != nil {
+			t.Fatal(err)
+		}
+		answers(t, "two")
+	})
+
+	failing := func(script, says string) func(t *testing.T) {
+		return func(t *testing.T) {
+			d.Schedule.StartPeriod = 6 * time.Second
+			_, err := apply(script)
+			var e *Error
+			if !errors.As(err, &e) || e.Outcome != RolledBack {
+				t.Fatalf("error %v", err)
+			}
+			t.Log(err)
+			var guilty *ServiceError
+			if !errors.As(err, &guilty) || guilty.Service.Name() != "broken" {
+				t.Errorf("not said to be the service broken: %v", err)
+			}
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("does not say %q: %v", says, err)
+			}
+			answers(t, "two")
+			if current, err := d.Current(); err != nil || current.Script != scripts.two {
+				t.Errorf("current %+v, %v", current, err)
+			}
+			_, err = apply(script)
+			var rejected *RejectedError
+			if !errors.As(err, &e) || e.Outcome != Refused || !errors.As(err, &rejected) {
+				t.Errorf("the second time: %v", err)
+			}
+		}
+	}
+	t.Run("a service does not come up", failing(scripts.fails, "sample-broken.pid"))
+	t.Run("a service dies", failing(scripts.dies, "respawn"))
+
+	t.Run("interrupted", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(ctx)
+		probing := probeFunc(func() error { cancel(); return errors.New("not yet") })
+		e := *d
+		e.Probes = append(Probes{probing}, d.Probes...)
+		_, err := e.Apply(ctx, Revision{Script: scripts.one})
+		var result *Error
+		if !errors.As(err, &result) || result.Outcome != RolledBack || !errors.Is(err, context.Canceled) {
+			t.Fatalf("error %v", err)
+		}
+		answers(t, "two")
+	})
+
+	t.Run("the launcher is killed", func(t *testing.T) {
+		in, err := d.Running()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := in.Launcher.signal(9); err != nil {
+			t.Fatal(err)
+		}
+		if err := in.Launcher.wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (Alive{}).Check(ctx, in, nil); err == nil {
+			t.Error("nothing is missed")
+		}
+		answers(t, "two")
+	})
+
+	t.Run("stop leaves nothing", func(t *testing.T) {
+		in, err := d.Running()
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if err := d.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("stopped in %v", time.Since(begin))
+		checkNothingLeft(t, d, in)
+	})
+
+	t.Run("start", func(t *testing.T) {
+		begin := time.Now()
+		in, err := d.Start(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("started in %v", time.Since(begin))
+		answers(t, "two")
+		begin = time.Now()
+		if err := d.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("stopped in %v", time.Since(begin))
+		checkNothingLeft(t, d, in)
+	})
+
+	t.Run("a file is in the way of a directory to mount", func(t *testing.T) {
+		e := *d
+		e.Dir = t.TempDir()
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e.Shares = []Mount{{Source: file, Target: "/usr"}, {Source: state, Target: "/usr/x"}}
+		e.Exposes = nil
+		_, err := e.Apply(ctx, Revision{Script: scripts.one})
+		var launch *LaunchError
+		if !errors.As(err, &launch) {
+			t.Fatalf("error %v", err)
+		}
+		t.Log(err)
+	})
+
+	if starts, err := os.ReadFile(filepath.Join(state, "starts")); err != nil || strings.Count(string(starts), "started") < 5 {
+		t.Errorf("state: %q, %v", starts, err)
+	}
+	history, err := d.History()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range history {
+		t.Log(e.Number, e.Event, e.Generation, e.Detail)
+	}
+}
+
+// checkNothingLeft checks that a stopped container is gone altogether.
+func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
+	t.Helper()
+	if in.Process.Alive() || in.Launcher.Alive() {
+		t.Error("a process is left")
+	}
+	if found := launchersOf(in.pidFile()); len(found) > 0 {
+		t.Errorf("launchers are left: %v", found)
+	}
+	if c := in.record.Cgroup; c != nil {
+		if _, err := os.Stat(c.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("control group %s is left: %v", c.Path, err)
+		}
+	}
+	if _, err := os.Stat(in.runDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("directory is left: %v", err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), d.Dir) {
+		t.Error("a mount is left")
+	}
+}

@@ -1,0 +1,127 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+)
+
+// standing is what there is when a change begins.
+type standing struct {
+	current *Generation // the confirmed one; nil before the first
+	running *Instance   // of current; nil when it does not run
+	wanted  bool        // current ought to run: nobody has stopped it
+}
+
+// runs reports whether g, or one just like it, is what runs.
+func (s standing) runs(g *Generation) bool {
+	return s.running != nil && s.current.Script == g.Script && s.current.Rejected == "" &&
+		slices.Equal(s.current.Shares, g.Shares) && slices.Equal(s.current.Exposes, g.Exposes)
+}
+
+// previous returns the number to go back to; 0 for none.
+func (s standing) previous() int {
+	if !s.wanted {
+		return 0
+	}
+	return s.current.Number
+}
+
+// stop stops what runs. Only something that is still there is an error.
+func (s standing) stop(ctx context.Context) error {
+	if s.running == nil {
+		return nil
+	}
+	err := s.running.stop(ctx)
+	if err != nil && !s.running.Alive() {
+		s.running.d.log().Warn("the stopped container left something behind", "error", err)
+		return nil
+	}
+	return err
+}
+
+// settle finds out what there is, and clears away what a process that was
+// killed, or a machine that went down, has left half done.
+func (d *Deployment) settle(ctx context.Context) (standing, error) {
+	current, err := d.Current()
+	if err != nil {
+		return standing{}, err
+	}
+	d.complain("settle the ledger", d.settleLedger(current))
+	r, err := d.readRecord()
+	if err != nil || r == nil {
+		return standing{current: current}, err
+	}
+	in, err := d.instance(r)
+	if err != nil {
+		return standing{}, err
+	}
+	confirmed := current != nil && current.Number == r.Generation
+	if confirmed && in.Alive() {
+		return standing{current, in, true}, nil
+	}
+	if err := in.kill(context.WithoutCancel(ctx)); err != nil {
+		return standing{}, fmt.Errorf("clear away generation %d, which a process that was killed has left: %w", r.Generation, err)
+	}
+	if confirmed || r.Previous != 0 && current != nil {
+		// Written down before anything else happens to it.
+		return standing{current, nil, true}, d.writeRecord(&record{Generation: current.Number})
+	}
+	return standing{current: current}, d.removeRecord()
+}
+
+// settleLedger ends an entry that began and was cut off.
+func (d *Deployment) settleLedger(current *Generation) error {
+	text, err := readLedger(d.path("ledger.jsonl"))
+	if err != nil {
+		return err
+	}
+	last, err := lastEntry(text)
+	if err != nil || last.Event != Began {
+		return err
+	}
+	e := Entry{Event: WasCutOff, Generation: last.Generation, Script: last.Script, Lock: last.Lock}
+	if current != nil && current.Number == last.Generation {
+		e.Event, e.Detail = Confirmed, "found so after an interruption"
+	}
+	return d.enter(e)
+}
+
+// lastNumber returns the highest number among names; 0 for none.
+func lastNumber(entries []os.DirEntry) int {
+	last := 0
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			last = max(last, n)
+		}
+	}
+	return last
+}
+
+func (d *Deployment) failed(o Outcome, err error) *Error {
+	return &Error{Deployment: d.Name, Outcome: o, Err: err}
+}
+
+// tell enters an event about a generation in the ledger.
+func (d *Deployment) tell(rev Revision, g *Generation, event Event, cause error) {
+	e := Entry{Event: event, Generation: g.Number, Script: g.Script, Lock: g.Lock, Who: rev.Who, Why: rev.Why}
+	if cause != nil {
+		e.Detail = cause.Error()
+	}
+	d.log().Info("deployment "+string(event), "generation", g.Number, "detail", e.Detail)
+	d.complain("write the ledger", d.enter(e))
+}
+
+// complain logs an error that must not change the course of things: a container is
+// not taken down because its history cannot be written.
+func (d *Deployment) complain(doing string, err error) {
+	if err != nil {
+		d.log().Error("cannot "+doing, "error", err)
+	}
+}
+
+// errNothing is returned where there is no generation to speak of.
+var errNothing = errors.New("no generation was ever confirmed")

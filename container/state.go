@@ -1,0 +1,178 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// record is what the state directory says of the container that runs or
+// ought to. It is there from just before a launcher is started until a deliberate
+// stop, so that whoever comes next finds what there is to keep or to clear away.
+type record struct {
+	Generation int `json:"generation"`
+	// Previous is the generation to go back to while this one is not confirmed;
+	// 0 for none. The pointer "current" is what confirms.
+	Previous int       `json:"previous,omitempty"`
+	Boot     string    `json:"boot"`     // bootID
+	Launcher Process   `json:"launcher"` // zero until it is started
+	Process  Process   `json:"process"`  // the container's process 1; zero until it is known
+	Cgroup   *cgroup   `json:"cgroup,omitempty"`
+	Started  time.Time `json:"started"`
+}
+
+// writeFile makes name hold data, all of it or, after a crash, what it held before.
+func writeFile(name string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// syncDir makes a rename or a removal in dir last.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func writeJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(name, append(data, '\n'))
+}
+
+func readJSON(name string, v any) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read %s: %v", name, err)
+	}
+	return nil
+}
+
+// readRecord returns nil when nothing runs nor ought to.
+func (d *Deployment) readRecord() (*record, error) {
+	r := new(record)
+	err := readJSON(d.path("running.json"), r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (d *Deployment) writeRecord(r *record) error {
+	return writeJSON(d.path("running.json"), r)
+}
+
+func (d *Deployment) removeRecord() error {
+	err := os.Remove(d.path("running.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, syncDir(d.Dir))
+}
+
+// generationPath returns a file of a generation's own directory.
+func (d *Deployment) generationPath(number int, elem ...string) string {
+	return d.path(append([]string{"generations", strconv.Itoa(number)}, elem...)...)
+}
+
+// Generation returns a generation by number.
+// The error wraps [fs.ErrNotExist] when there is none.
+func (d *Deployment) Generation(number int) (*Generation, error) {
+	g := new(Generation)
+	if err := readJSON(d.generationPath(number, "generation.json"), g); err != nil {
+		return nil, fmt.Errorf("generation %d of %s: %w", number, d.Name, err)
+	}
+	return g, nil
+}
+
+func (d *Deployment) writeGeneration(g *Generation) error {
+	return writeJSON(d.generationPath(g.Number, "generation.json"), g)
+}
+
+// Generations returns all generations, oldest first, rejected ones included.
+func (d *Deployment) Generations() ([]*Generation, error) {
+	entries, err := os.ReadDir(d.path("generations"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []*Generation
+	for _, e := range entries {
+		number, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue // something of somebody else
+		}
+		g, err := d.Generation(number)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its making was interrupted
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, g)
+	}
+	slices.SortFunc(all, func(a, b *Generation) int { return a.Number - b.Number })
+	return all, nil
+}
+
+// Current returns the confirmed generation, nil when there is none yet.
+// It may be stopped, or about to be replaced.
+func (d *Deployment) Current() (*Generation, error) {
+	link, err := os.Readlink(d.path("current"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	number, err := strconv.Atoi(filepath.Base(link))
+	if err != nil {
+		return nil, fmt.Errorf("pointer %s: %q is not a generation", d.path("current"), link)
+	}
+	return d.Generation(number)
+}
+
+// point moves the pointer "current", at once for whoever looks.
+func (d *Deployment) point(number int) error {
+	next := d.path(".current")
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(filepath.Join("generations", strconv.Itoa(number)), next); err != nil {
+		return err
+	}
+	if err := os.Rename(next, d.path("current")); err != nil {
+		return err
+	}
+	return syncDir(d.Dir)
+}

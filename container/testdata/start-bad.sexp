@@ -1,0 +1,1 @@
+(reply (version 0) (result #f) (error #f) (messages ("hello from setup" "Service setup has been started." "PID file '/nonexistent/pid' did not show up; terminating process 15965." "Service bad could not be started.")))

@@ -1,0 +1,1 @@
+(reply (version 0) (result #f) (error (error (version 0) action-exception start thrower misc-error (#f "~A ~S" ("boom" x) #f))) (messages ()))

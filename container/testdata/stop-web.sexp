@@ -1,0 +1,1 @@
+(reply (version 0) (result (web)) (error #f) (messages ()))
