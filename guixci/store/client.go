@@ -195,22 +195,26 @@ func (c *Client) answer(x exchange) error {
 	if err := c.w.flush(); err != nil {
 		return c.fail(c.lastWords(err))
 	}
-	failure := c.listen(x)
-	if failure == nil && c.r.err == nil && x.receive != nil {
+	said, local := c.listen(x)
+	if said == nil && c.r.err == nil && x.receive != nil {
 		x.receive(c.r)
 	}
-	if c.r.err != nil {
+	switch {
+	case c.r.err != nil:
 		return c.fail(noEOF(c.r.err))
+	case said != nil && local != nil:
+		return errors.Join(local, said)
+	case said != nil:
+		return said
 	}
-	return failure
+	return local
 }
 
 // lastWords looks why the daemon does not listen any more: it may have
 // explained itself before it hung up.
 func (c *Client) lastWords(err error) error {
 	c.conn.SetReadDeadline(time.Now().Add(time.Second))
-	var said *DaemonError
-	if errors.As(c.listen(exchange{}), &said) {
+	if said, _ := c.listen(exchange{}); said != nil {
 		return said
 	}
 	return err

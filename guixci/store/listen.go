@@ -46,13 +46,13 @@ const (
 	sayError = 0x63787470 // done, no results
 )
 
-// listen serves the daemon until it is done.
-// It returns a *DaemonError, or the error of x.in or x.out after which the
-// exchange was carried on to its end; errors of the connection are in c.r.err.
-func (c *Client) listen(x exchange) error {
-	var local error // first error of x.out or x.in
+// listen serves the daemon until it is done. If it has results, which are then
+// next to be read, said is nil. An error of x.in or x.out, which does not keep
+// the exchange from going on to its end, is returned as local; errors of the
+// connection are in c.r.err.
+func (c *Client) listen(x exchange) (said *DaemonError, local error) {
 	for c.r.err == nil {
-		switch said := c.r.uint(); said {
+		switch word := c.r.uint(); word {
 		case sayNext:
 			c.print(x, c.r.bytes())
 		case sayWrite:
@@ -67,19 +67,15 @@ func (c *Client) listen(x exchange) error {
 				local, x.in = errors.Join(local, err), nil
 			}
 		case sayLast:
-			return local
+			return nil, local
 		case sayError:
-			failure := &DaemonError{Message: string(bytes.ToValidUTF8(c.r.bytes(), []byte("?")))}
-			failure.Status = int(uint32(c.r.uint()))
-			if local != nil {
-				return errors.Join(local, failure)
-			}
-			return failure
+			message := bytes.ToValidUTF8(c.r.bytes(), []byte("?"))
+			return &DaemonError{Message: string(message), Status: int(uint32(c.r.uint()))}, local
 		default:
-			c.r.fail("daemon says %#x, which is not part of the protocol", said)
+			c.r.fail("daemon says %#x, which is not part of the protocol", word)
 		}
 	}
-	return local
+	return nil, local
 }
 
 // feed gives the daemon as much of in as it asks for; nothing at all means the end.

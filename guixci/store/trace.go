@@ -2,8 +2,11 @@ package store
 
 import (
 	"bytes"
+	"cmp"
+	"maps"
 	"math"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -112,10 +115,15 @@ func (p *traceParser) write(b []byte) {
 // close passes on what has no end.
 func (p *traceParser) close() {
 	p.message()
-	for pid, b := range p.builders {
+	for _, b := range p.sorted() {
 		p.flush(b)
-		delete(p.builders, pid)
+		delete(p.builders, b.pid)
 	}
+}
+
+// sorted returns the builders by PID.
+func (p *traceParser) sorted() []*builder {
+	return slices.SortedFunc(maps.Values(p.builders), func(a, b *builder) int { return cmp.Compare(a.pid, b.pid) })
 }
 
 // own handles a line of the daemon's own.
@@ -178,11 +186,11 @@ func (p *traceParser) start(e Event) {
 
 // end forgets the builder of drv and returns its PID.
 func (p *traceParser) end(drv StorePath) int {
-	for pid, b := range p.builders {
+	for _, b := range p.sorted() {
 		if b.drv == drv {
 			p.flush(b)
-			delete(p.builders, pid)
-			return pid
+			delete(p.builders, b.pid)
+			return b.pid
 		}
 	}
 	return 0
@@ -228,7 +236,7 @@ func (p *traceParser) message() {
 	text := string(p.line)
 	p.line = p.line[:0]
 	if drv := derivationIn(text); drv != "" {
-		for _, b := range p.builders {
+		for _, b := range p.sorted() {
 			if b.drv == drv {
 				p.flush(b)
 			}
