@@ -1,0 +1,10 @@
+package substitute
+
+// FlatPath lets tests name the item of a download.
+func FlatPath(name string, contents Hash) StorePath {
+	p, err := flatPath(name, contents)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}

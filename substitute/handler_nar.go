@@ -1,0 +1,244 @@
+package substitute
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"github.com/genenetwork/guixci/substitute/nar"
+)
+
+// serveNAR sends the archive of the item called base. An item of that hash but
+// another name does not count.
+func (h *Handler) serveNAR(w http.ResponseWriter, r *http.Request, c Compression, base string) {
+	info, err := h.item(r.Context(), base)
+	if err == nil && !c.known() {
+		err = fmt.Errorf("%w: no compression %q", ErrNotFound, c.Method)
+	}
+	if err != nil {
+		h.failed(w, r, err)
+		return
+	}
+	size := int64(-1)
+	if c.Method == "none" {
+		size = info.NarSize
+	}
+	h.stream(w, r, "application/x-nix-archive", size, func(held io.Writer) error {
+		return c.through(held, func(w io.Writer) error { return h.writeNAR(r.Context(), w, info) })
+	})
+}
+
+// item finds the item that is called base.
+func (h *Handler) item(ctx context.Context, base string) (*Info, error) {
+	path, err := parseBase(base)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrNotFound, err)
+	}
+	info, err := h.info(ctx, path.Hash())
+	if err != nil {
+		return nil, err
+	}
+	if info.StorePath != path {
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, base)
+	}
+	return info, nil
+}
+
+// writeNAR writes an item's archive, and fails unless it is the one that was
+// registered.
+func (h *Handler) writeNAR(ctx context.Context, w io.Writer, info *Info) error {
+	c := checker{w: w, info: info, sum: sha256.New()}
+	if err := h.Source.WriteNAR(ctx, &c, info); err != nil {
+		return err
+	}
+	return c.verify()
+}
+
+// A checker passes an archive on while it hashes it. It stops at the size that
+// the archive should have.
+type checker struct {
+	w    io.Writer
+	info *Info
+	sum  hash.Hash
+	n    int64
+}
+
+func (c *checker) Write(p []byte) (int, error) {
+	if c.n+int64(len(p)) > c.info.NarSize {
+		return 0, fmt.Errorf("archive of %s is longer than the registered %d bytes", c.info.StorePath, c.info.NarSize)
+	}
+	c.n += int64(len(p))
+	c.sum.Write(p)
+	return c.w.Write(p)
+}
+
+func (c *checker) verify() error {
+	if c.n != c.info.NarSize {
+		return fmt.Errorf("archive of %s has %d bytes, not the registered %d", c.info.StorePath, c.n, c.info.NarSize)
+	}
+	if got := Hash(c.sum.Sum(nil)); got != c.info.NarHash {
+		return fmt.Errorf("archive of %s has hash %v, not the registered %v", c.info.StorePath, got, c.info.NarHash)
+	}
+	return nil
+}
+
+// stream sends what write writes, size bytes, or -1 if that is not known. The
+// last bytes leave only when write has succeeded. When it fails, the client gets
+// a status if nothing was sent yet, else the connection is cut.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, contentType string, size int64, write func(io.Writer) error) {
+	w.Header().Set("Content-Type", contentType)
+	if size >= 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	}
+	if r.Method == http.MethodHead {
+		return
+	}
+	held := newHeldWriter(w)
+	defer held.release()
+	err := write(held)
+	if err == nil {
+		err = held.finish(size < 0)
+	}
+	switch {
+	case err == nil:
+	case held.sent:
+		if !errors.Is(err, errClientLeft) {
+			h.report(r, err)
+		}
+		panic(http.ErrAbortHandler)
+	default:
+		h.failed(w, r, err)
+	}
+}
+
+// A heldWriter holds back the last bytes of a response, at least one, until it
+// is told to finish. A response that fits into it entirely is sent with its
+// length.
+type heldWriter struct {
+	w    http.ResponseWriter
+	buf  []byte
+	sent bool // something left
+}
+
+// heldBytes is room for most archives: half of those in a store are smaller
+// than 25 KB, uncompressed.
+const heldBytes = 64 << 10
+
+var heldBuffers = sync.Pool{New: func() any { return new([heldBytes]byte) }}
+
+func newHeldWriter(w http.ResponseWriter) *heldWriter {
+	return &heldWriter{w: w, buf: heldBuffers.Get().(*[heldBytes]byte)[:0]}
+}
+
+func (h *heldWriter) release() {
+	heldBuffers.Put((*[heldBytes]byte)(h.buf[:heldBytes]))
+	h.buf = nil
+}
+
+func (h *heldWriter) Write(p []byte) (int, error) {
+	total := len(p)
+	for len(p) > 0 {
+		if len(h.buf) == heldBytes {
+			if err := h.flush(); err != nil {
+				return total - len(p), err
+			}
+		}
+		n := copy(h.buf[len(h.buf):heldBytes], p)
+		h.buf = h.buf[:len(h.buf)+n]
+		p = p[n:]
+	}
+	return total, nil
+}
+
+// errClientLeft marks errors of the connection: nobody is to blame here.
+var errClientLeft = errors.New("client left")
+
+func (h *heldWriter) flush() error {
+	h.sent = true
+	_, err := h.w.Write(h.buf)
+	h.buf = h.buf[:0]
+	if err != nil {
+		return fmt.Errorf("%w: %v", errClientLeft, err)
+	}
+	return nil
+}
+
+func (h *heldWriter) finish(setLength bool) error {
+	if !h.sent && setLength {
+		h.w.Header().Set("Content-Length", strconv.Itoa(len(h.buf)))
+	}
+	return h.flush()
+}
+
+// serveFile sends the contents of the fixed-output file called name whose
+// SHA-256 is given in nix-base32: this is how Guix asks for sources that have
+// vanished from where they were.
+func (h *Handler) serveFile(w http.ResponseWriter, r *http.Request, name, digits string) {
+	contents, err := ParseHash(hashPrefix + digits)
+	var path StorePath
+	if err == nil {
+		path, err = flatPath(name, contents)
+	}
+	if err != nil {
+		notFound(w, r)
+		return
+	}
+	info, err := h.item(r.Context(), path.Base())
+	if err != nil {
+		h.failed(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	archive, done := h.pipeNAR(ctx, info)
+	defer func() {
+		cancel()
+		archive.Close()
+		<-done
+	}()
+	h.sendFile(w, r, archive, contents)
+}
+
+// pipeNAR lets an archive be read. Done is closed when nothing runs any more,
+// which closing the reader brings about.
+func (h *Handler) pipeNAR(ctx context.Context, info *Info) (r *io.PipeReader, done <-chan struct{}) {
+	r, w := io.Pipe()
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		w.CloseWithError(h.writeNAR(ctx, w, info))
+	}()
+	return r, finished
+}
+
+// sendFile sends the single file of archive, if its contents are those asked for.
+func (h *Handler) sendFile(w http.ResponseWriter, r *http.Request, archive io.Reader, contents Hash) {
+	nr := nar.NewReader(archive)
+	hdr, err := nr.Next()
+	if err == nil && hdr.Mode != nar.ModeRegular {
+		err = fmt.Errorf("%w: not a regular file", ErrNotFound)
+	}
+	if err != nil {
+		h.failed(w, r, err)
+		return
+	}
+	h.stream(w, r, "application/octet-stream", hdr.Size, func(held io.Writer) error {
+		sum := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(sum, held), nr); err != nil {
+			return err
+		}
+		if Hash(sum.Sum(nil)) != contents {
+			return fmt.Errorf("contents have another hash than %v", contents)
+		}
+		_, err := nr.Next()
+		if err != io.EOF {
+			return fmt.Errorf("end of archive: %v", err)
+		}
+		return nil
+	})
+}
