@@ -64,7 +64,8 @@
   ;; The derivations to replace, as (NAME . DERIVATION).
   (define seen (make-hash-table))
   (define found '())
-  (define (visit drv package)
+  (define (visit drv way)
+    ;; WAY is the packages on the way to DRV, the last one first.
     (define file (derivation-file-name drv))
     (unless (hash-ref seen file)
       (hash-set! seen file #t)
@@ -73,12 +74,11 @@
          (set! found (alist-cons name drv found)))
         (name
          (when (download? drv)
-           (fail "no stand-in for package ~s: it would have to be built from ~s, which would have to be downloaded; add it to the table with the Debian packages that contain it"
-                 (or package "?") (derivation-name drv)))
-         (for-each (lambda (input)
-                     (visit (derivation-input-derivation input) (or package name)))
-                   (derivation-inputs drv))))))
-  (for-each (cut visit <> #f) drvs)
+           (fail "~s would have to be downloaded, to build ~a: add one of these to the table, with the Debian packages that contain it"
+                 (derivation-name drv) (string-join (reverse way) ", for ")))
+         (for-each (cut visit <> (if name (cons name way) way))
+                   (map derivation-input-derivation (derivation-inputs drv)))))))
+  (for-each (cut visit <> '()) drvs)
   found)
 
 (define (debian-files package)

@@ -19,6 +19,8 @@
  ("kbd" "kbd")
  ("kmod" "kmod")
  ("libcap" "libcap2-bin")
+ ("libgc" "libgc1")
+ ("libunistring" "libunistring5")
  ("linux-dummy")
  ("linux-pam" "libpam-modules" "libpam-modules-bin")
  ("locale" "libc-bin" "locales")
