@@ -189,8 +189,11 @@ func (r *Repository) commitOf(c Commit) (*commitObject, error) {
 	return r.commit(id)
 }
 
-// has reports whether the mirror has a commit.
+// has reports whether the mirror has a commit, well formed or not.
 func (r *Repository) has(c Commit) bool {
-	_, err := r.commitOf(c)
+	id, err := c.id()
+	if err == nil {
+		_, err = r.object(id, plumbing.CommitObject)
+	}
 	return err == nil
 }

@@ -1,0 +1,257 @@
+package channel
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+)
+
+// A verifier checks single commits of one repository. Each check depends only
+// on the commit, the trees of its parents and the keyring, so they may run
+// concurrently.
+type verifier struct {
+	repo       *Repository
+	keys       *keyring
+	historical []Fingerprint
+
+	mu    sync.Mutex                      // guards the two below
+	trees map[objectID]authorizationEntry // of the trees looked at
+	files map[objectID]authorizationFile  // by blob: there are few different ones
+}
+
+// An authorizationEntry is what a tree has by the name .guix-authorizations.
+type authorizationEntry struct {
+	there  bool // something
+	isFile bool
+	blob   objectID
+}
+
+type authorizationFile struct {
+	keys []Fingerprint
+	err  error
+}
+
+const authorizationsName = ".guix-authorizations"
+
+// loadKeyring reads every file ending in .key, at any depth, of a branch.
+func loadKeyring(r *Repository, branch string) (*keyring, error) {
+	head, err := r.head("refs/heads/" + branch)
+	if err != nil {
+		if errors.Is(err, errCorrupt) {
+			return nil, err
+		}
+		return nil, &AuthError{Rule: KeyringMissing, Detail: fmt.Sprintf(
+			"there is no branch %q with the public keys of the signers", branch)}
+	}
+	c, err := r.commitOf(head)
+	if err != nil {
+		return nil, err
+	}
+	k := newKeyring()
+	return k, k.load(r, c.tree, "")
+}
+
+func (k *keyring) load(r *Repository, tree objectID, dir string) error {
+	entries, err := r.tree(tree)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.name)
+		isKey := strings.HasSuffix(e.name, ".key")
+		switch {
+		case isKey && (e.isDir() || e.isSubmodule()):
+			err = malformedKeyring(name, errors.New("not a file"))
+		case isKey:
+			err = k.loadFile(r, e.id, name)
+		case e.isDir():
+			err = k.load(r, e.id, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *keyring) loadFile(r *Repository, blob objectID, name string) error {
+	text, err := r.blob(blob)
+	if err != nil {
+		return err
+	}
+	if err := k.add(text); err != nil {
+		return malformedKeyring(name, err)
+	}
+	return nil
+}
+
+func malformedKeyring(name string, err error) error {
+	return &AuthError{Rule: MalformedKeyring, Detail: fmt.Sprintf("key file %q cannot be read: %v", name, err)}
+}
+
+// verify checks one commit and returns the key that signed it.
+// An error that is no *AuthError is about the repository.
+func (v *verifier) verify(id objectID) (Fingerprint, error) {
+	c, err := v.repo.commit(id)
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	own, err := v.entry(c.tree)
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	signer, err := v.signer(id, c, !own.there)
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	authorized, err := v.authorized(c)
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	if !slices.Contains(authorized, signer) {
+		e := refuse(id, UnauthorizedSigner, "is signed by %v, which its parents do not authorize", signer)
+		e.Key = signer
+		return Fingerprint{}, e
+	}
+	return signer, nil
+}
+
+// signer returns the key that signed c. SHA-1 is good enough only for commits
+// from before .guix-authorizations.
+func (v *verifier) signer(id objectID, c *commitObject, allowSHA1 bool) (Fingerprint, error) {
+	if c.signature == nil {
+		return Fingerprint{}, refuse(id, Unsigned, "lacks a signature")
+	}
+	s, err := readSignature(c.signature)
+	if err != nil {
+		return Fingerprint{}, refuse(id, MalformedSignature, "has a signature that cannot be read: %v", err)
+	}
+	name := hashes[s.hash].name
+	if name == "md5" || name == "sha1" && !allowSHA1 {
+		return Fingerprint{}, refuse(id, WeakHash, "has a %s signature, which is not permitted", name)
+	}
+	if s.kind != 0 {
+		return Fingerprint{}, refuse(id, UnsupportedSignature, "has a signature of type %#02x, not of binary data", s.kind)
+	}
+	key := v.keys.find(s)
+	if key == nil {
+		return Fingerprint{}, refuse(id, MissingKey, "is signed by key %s, which is not in the keyring", s.claimed())
+	}
+	if s.numbers == nil || key.key == nil {
+		e := refuse(id, UnsupportedSignature, "is signed with a public-key algorithm that is not supported (%d)", s.algorithm)
+		e.Key = key.fingerprint
+		return Fingerprint{}, e
+	}
+	if !utf8.Valid(c.signed) || !key.verify(s, c.signed) {
+		e := refuse(id, BadSignature, "does not match its signature by %v", key.fingerprint)
+		e.Key = key.fingerprint
+		return Fingerprint{}, e
+	}
+	return key.fingerprint, nil
+}
+
+// claimed is the key that a signature names, for messages.
+func (s *signature) claimed() string {
+	switch {
+	case len(s.fingerprint) == len(Fingerprint{}):
+		return Fingerprint(s.fingerprint).String()
+	case s.hasIssuer:
+		return fmt.Sprintf("%016X", s.issuer)
+	}
+	return "(unnamed)"
+}
+
+// authorized returns the keys that all parents of c authorize.
+func (v *verifier) authorized(c *commitObject) ([]Fingerprint, error) {
+	if len(c.parents) == 0 {
+		return v.historical, nil
+	}
+	var common []Fingerprint
+	for i, p := range c.parents {
+		keys, err := v.authorizedBy(p)
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			common = slices.Clone(keys)
+			continue
+		}
+		common = slices.DeleteFunc(common, func(f Fingerprint) bool { return !slices.Contains(keys, f) })
+	}
+	return common, nil
+}
+
+// authorizedBy returns the keys that one commit authorizes for its children.
+func (v *verifier) authorizedBy(id objectID) ([]Fingerprint, error) {
+	c, err := v.repo.commit(id)
+	if err != nil {
+		return nil, err
+	}
+	e, err := v.entry(c.tree)
+	if err != nil {
+		return nil, err
+	}
+	if e.isFile {
+		keys, err := v.file(e.blob)
+		if _, isAuth := err.(*AuthError); isAuth {
+			return nil, refuse(id, MalformedAuthorizations, "has a .guix-authorizations that cannot be read: %v", err.(*AuthError).Detail)
+		}
+		return keys, err
+	}
+	for _, p := range c.parents { // falling back to the default must not be that easy
+		parent, err := v.repo.commit(p)
+		if err != nil {
+			return nil, err
+		}
+		if e, err := v.entry(parent.tree); err != nil || e.there {
+			if err == nil {
+				err = refuse(id, AuthorizationsRemoved, "attempts to remove .guix-authorizations")
+			}
+			return nil, err
+		}
+	}
+	return v.historical, nil
+}
+
+func (v *verifier) entry(tree objectID) (authorizationEntry, error) {
+	v.mu.Lock()
+	known, ok := v.trees[tree]
+	v.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	e, there, err := v.repo.entry(tree, authorizationsName)
+	if err != nil {
+		return authorizationEntry{}, err
+	}
+	found := authorizationEntry{there: there, isFile: there && !e.isDir() && !e.isSubmodule(), blob: e.id}
+	v.mu.Lock()
+	v.trees[tree] = found
+	v.mu.Unlock()
+	return found, nil
+}
+
+func (v *verifier) file(blob objectID) ([]Fingerprint, error) {
+	v.mu.Lock()
+	known, ok := v.files[blob]
+	v.mu.Unlock()
+	if ok {
+		return known.keys, known.err
+	}
+	text, err := v.repo.blob(blob)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := ReadAuthorizations(authorizationsName, text)
+	if err != nil {
+		err = &AuthError{Rule: MalformedAuthorizations, Detail: err.Error()}
+	}
+	v.mu.Lock()
+	v.files[blob] = authorizationFile{keys, err}
+	v.mu.Unlock()
+	return keys, err
+}
