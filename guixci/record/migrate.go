@@ -9,7 +9,8 @@ import (
 // A step that has been released is never edited: a new one is appended.
 // Times are nanoseconds since 1970, 0 for "not yet"; JSON is text.
 var migrations = []string{
-	1 - 1: `
+	// Version 1.
+	`
 CREATE TABLE specifications (
   name TEXT PRIMARY KEY,
   data TEXT NOT NULL                  -- JSON, as the caller gave it

@@ -1,0 +1,121 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/genenetwork/guixci/guixci/store"
+)
+
+// A Daemon is the [Store] and [Builder] that guix-daemon is. The zero value does for
+// the machine's usual daemon. Exported fields must not change after the first call.
+type Daemon struct {
+	// Pool makes the connections. Nil means one for the usual daemon.
+	Pool *store.Pool
+	// Options for every build; limits come from the scheduler, and the
+	// number of jobs is always 1, since the scheduler has slots.
+	Options store.BuildOptions
+
+	once sync.Once
+	pool *store.Pool
+
+	mu     sync.Mutex // guards the following
+	holder *store.Client
+	held   map[StorePath]bool
+}
+
+func (d *Daemon) connections() *store.Pool {
+	d.once.Do(func() {
+		d.pool = d.Pool
+		if d.pool == nil {
+			d.pool = &store.Pool{}
+		}
+	})
+	return d.pool
+}
+
+// Derivation reads drv, which must be in the store of this machine.
+func (d *Daemon) Derivation(_ context.Context, drv StorePath) (*store.Derivation, error) {
+	return store.ReadDerivation(drv)
+}
+
+// ValidPaths asks the daemon which of paths are valid.
+func (d *Daemon) ValidPaths(ctx context.Context, paths []StorePath) ([]StorePath, error) {
+	return d.connections().ValidPaths(ctx, paths)
+}
+
+// Build has the daemon build one derivation.
+func (d *Daemon) Build(ctx context.Context, drv StorePath, limits Limits, log io.Writer) error {
+	options := d.Options
+	options.MaxJobs, options.KeepGoing = 1, false
+	options.Timeout, options.MaxSilentTime = limits.Timeout, limits.MaxSilent
+	return d.connections().Build(ctx, []StorePath{drv}, options, func(e store.Event) {
+		if e.Text != "" && (e.Kind == store.BuildLog || e.PID != 0) && e.Kind != store.BuildFailed {
+			io.WriteString(log, e.Text) // an error ends ctx
+		}
+	})
+}
+
+// Hold keeps paths by temporary roots of a connection that stays open until
+// [Daemon.Close]. Should the daemon have been restarted it takes hold of everything again.
+func (d *Daemon) Hold(ctx context.Context, paths []StorePath) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.hold(ctx, paths)
+	if errors.Is(err, store.ErrClosed) && ctx.Err() == nil {
+		err = d.hold(ctx, paths)
+	}
+	return err
+}
+
+// hold makes roots of what has none. After an error there is no telling what
+// is held, so the next call begins with a new connection.
+func (d *Daemon) hold(ctx context.Context, paths []StorePath) error {
+	fresh := d.fresh(paths)
+	if d.holder == nil {
+		c, err := store.Dial(ctx, d.connections().Address)
+		if err != nil {
+			return err
+		}
+		d.holder = c
+		fresh = slices.Collect(maps.Keys(d.held))
+	}
+	for _, p := range fresh {
+		if err := d.holder.AddTempRoot(ctx, p); err != nil {
+			d.holder.Close()
+			d.holder = nil
+			return err
+		}
+	}
+	return nil
+}
+
+// fresh adds paths to those to be held and returns the ones that are new.
+func (d *Daemon) fresh(paths []StorePath) (fresh []StorePath) {
+	if d.held == nil {
+		d.held = map[StorePath]bool{}
+	}
+	for _, p := range paths {
+		if !d.held[p] {
+			d.held[p] = true
+			fresh = append(fresh, p)
+		}
+	}
+	return fresh
+}
+
+// Close lets go of what is held. It leaves Pool open.
+func (d *Daemon) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.holder == nil {
+		return nil
+	}
+	err := d.holder.Close()
+	d.holder = nil
+	return err
+}
