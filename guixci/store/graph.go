@@ -2,18 +2,10 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
-	"os"
-	"runtime"
 	"strings"
-	"sync"
-
-	"github.com/genenetwork/guixci/substitute"
-	"golang.org/x/sync/errgroup"
 )
 
 // A Graph is a set of derivations and how they depend on each other. It is made
@@ -66,9 +58,6 @@ func (g *Graph) Add(ctx context.Context, derivations ...StorePath) error {
 	if g.index == nil {
 		g.index = map[StorePath]ID{}
 		g.nameSets = map[string]uint32{}
-	}
-	if g.Store == nil {
-		g.Store = os.DirFS(substitute.StoreDir)
 	}
 	first := len(g.nodes)
 	l := &loader{graph: g}
@@ -146,142 +135,3 @@ func (g *Graph) Inputs(id ID) iter.Seq[ID] {
 
 // Dependents returns the derivations that need one directly. It must not be changed.
 func (g *Graph) Dependents(id ID) []ID { return g.nodes[id].dependents }
-
-// A loader reads derivations side by side. All nodes of the graph from next on
-// are still to be read; each that is read may add some.
-type loader struct {
-	mu    sync.Mutex // guards the graph and the following
-	graph *Graph
-	next  int
-	busy  int // readers at work
-	err   error
-	wake  sync.Cond
-}
-
-func (l *loader) run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { l.fail(context.Cause(ctx)) })
-	defer stop()
-	var group errgroup.Group
-	for range max(2, runtime.GOMAXPROCS(0)) {
-		group.Go(func() error {
-			l.work()
-			return nil
-		})
-	}
-	group.Wait()
-	return l.err
-}
-
-func (l *loader) fail(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err == nil {
-		l.err = err
-	}
-	l.wake.Broadcast()
-}
-
-// work reads one derivation after the other until all are there.
-func (l *loader) work() {
-	var r headReader
-	for {
-		id, path, ok := l.take()
-		if !ok {
-			return
-		}
-		if err := r.read(l.graph.Store, path); err != nil {
-			l.fail(err)
-			return
-		}
-		l.put(id, &r)
-	}
-}
-
-// take waits for a derivation to read. There is none when all have been read,
-// or one could not.
-func (l *loader) take() (ID, StorePath, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for l.err == nil && l.next == len(l.graph.nodes) && l.busy > 0 {
-		l.wake.Wait()
-	}
-	if l.err != nil || l.next == len(l.graph.nodes) {
-		return 0, "", false
-	}
-	id := ID(l.next)
-	l.next++
-	l.busy++
-	return id, l.graph.nodes[id].derivation, true
-}
-
-// put fills a node with what was read.
-func (l *loader) put(id ID, r *headReader) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	edges := make([]edge, len(r.inputs))
-	for i, in := range r.inputs {
-		edges[i] = edge{l.graph.intern(in.derivation), l.graph.internNames(in.names)}
-	}
-	n := &l.graph.nodes[id]
-	n.outputs, n.inputs = r.outputs, edges
-	l.busy--
-	l.wake.Broadcast()
-}
-
-// A headReader reads the beginning of a derivation, which says what it makes
-// and what it needs, and leaves the rest on the disk.
-type headReader struct {
-	buf     []byte
-	outputs []Output
-	inputs  []headInput
-}
-
-// A headInput is an Input whose names are joined with commas.
-type headInput struct {
-	derivation, names string
-}
-
-func (h *headReader) read(store fs.FS, path StorePath) (err error) {
-	f, err := store.Open(path.Base())
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if h.buf == nil {
-		h.buf = make([]byte, 4<<10)
-	}
-	for have := 0; ; {
-		n, rerr := io.ReadFull(f, h.buf[have:])
-		have += n
-		err := h.parse(h.buf[:have])
-		if !errors.Is(err, errShort) || rerr != nil {
-			if err != nil {
-				return fmt.Errorf("%s: parse derivation: %w", path, err)
-			}
-			return nil
-		}
-		h.buf = append(h.buf, make([]byte, len(h.buf))...)
-	}
-}
-
-func (h *headReader) parse(text []byte) error {
-	h.outputs, h.inputs = nil, h.inputs[:0]
-	r := &atermReader{text: text}
-	r.literal("Derive(")
-	r.list(func() {
-		o := readOutput(r)
-		o.Hash = ""
-		h.outputs = append(h.outputs, o)
-	})
-	r.literal(",")
-	r.list(func() {
-		in := readInput(r)
-		h.inputs = append(h.inputs, headInput{string(in.Derivation), strings.Join(in.Outputs, ",")})
-	})
-	for _, in := range h.inputs {
-		if r.err == nil && check(StorePath(in.derivation)) != nil {
-			r.fail("input %q is not a store path", in.derivation)
-		}
-	}
-	return r.err
-}
