@@ -140,18 +140,18 @@ func (n *NarInfo) readInfo(fields []namedValue) (err error) {
 		return err
 	}
 	if n.NarSize, err = parseSize(values[2]); err != nil {
-		return fmt.Errorf("NarSize: %w", err)
+		return fmt.Errorf("read NarSize: %w", err)
 	}
 	for _, base := range strings.Fields(values[3]) {
 		ref, err := parseBase(base)
 		if err != nil {
-			return fmt.Errorf("References: %w", err)
+			return fmt.Errorf("read References: %w", err)
 		}
 		n.References = append(n.References, ref)
 	}
 	if deriver, _ := lookup(fields, "Deriver"); deriver != "" {
 		if n.Deriver, err = parseBase(deriver); err != nil {
-			return fmt.Errorf("Deriver: %w", err)
+			return fmt.Errorf("read Deriver: %w", err)
 		}
 	}
 	return nil
@@ -178,7 +178,7 @@ func (n *NarInfo) readURLs(fields []namedValue) error {
 		if len(sizes) > 0 {
 			size, err := parseSize(sizes[i])
 			if err != nil {
-				return fmt.Errorf("FileSize: %w", err)
+				return fmt.Errorf("read FileSize: %w", err)
 			}
 			u.FileSize = size
 		}

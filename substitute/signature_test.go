@@ -74,7 +74,7 @@ func TestSignAsGuix(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := sig.Bytes(); !bytes.Equal(got, v.text) {
-					t.Errorf("hash %x (%s):\ngot  %q\nwant %q", v.hash, v.kind, got, v.text)
+					t.Errorf("hash %v (%s):\ngot  %q\nwant %q", v.hash, v.kind, got, v.text)
 				}
 			}
 		})
@@ -91,14 +91,14 @@ func TestVerify(t *testing.T) {
 					t.Fatal(err)
 				}
 				if sig.Hash != v.hash || !sig.Key.Equal(key.Public()) {
-					t.Errorf("hash %x: parsed as of hash %x, key %v", v.hash, sig.Hash, sig.Key)
+					t.Errorf("hash %v: parsed as of hash %v, key %v", v.hash, sig.Hash, sig.Key)
 				}
 				if err := sig.Verify(); err != nil {
-					t.Errorf("hash %x (%s): %v", v.hash, v.kind, err)
+					t.Errorf("hash %v (%s): %v", v.hash, v.kind, err)
 				}
 				sig.Hash[31] ^= 0x10 // the last bits of a hash do not count
 				if sig.Verify() == nil {
-					t.Errorf("hash %x: signature accepted for another hash", v.hash)
+					t.Errorf("hash %v: signature accepted for another hash", v.hash)
 				}
 			}
 		})
