@@ -185,7 +185,7 @@ func TestBuildsSideBySide(t *testing.T) {
 	if err := os.Chmod(meet, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	open(t, filepath.Dir(meet), filepath.Dir(filepath.Dir(meet)))
+	letIn(t, filepath.Dir(meet), filepath.Dir(filepath.Dir(meet)))
 	// Neither ends before the other has begun.
 	var drvs []store.StorePath
 	for i, other := range []string{"right", "left"} {
@@ -205,8 +205,8 @@ func TestBuildsSideBySide(t *testing.T) {
 	}
 }
 
-// open lets the build users into directories of the test.
-func open(t *testing.T, dirs ...string) {
+// letIn lets the build users into directories of the test.
+func letIn(t *testing.T, dirs ...string) {
 	t.Helper()
 	for _, dir := range dirs {
 		info, err := os.Stat(dir)

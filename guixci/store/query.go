@@ -139,7 +139,7 @@ func (c *Client) AllValidPaths(ctx context.Context) (paths []StorePath, err erro
 // before the name, is given. If there is none it returns an error wrapping
 // [substitute.ErrNotFound].
 func (c *Client) PathFromHashPart(ctx context.Context, hashPart string) (StorePath, error) {
-	if check(StorePath(substitute.StoreDir+"/"+hashPart+"-name")) != nil {
+	if len(hashPart) != len(noHash) || check(StorePath(substitute.StoreDir+"/"+hashPart+"-name")) != nil {
 		return "", fmt.Errorf("query path of hash part %q: %w: this is no hash part", hashPart, substitute.ErrNotFound)
 	}
 	var path StorePath
