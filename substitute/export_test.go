@@ -8,3 +8,6 @@ func FlatPath(name string, contents Hash) StorePath {
 	}
 	return p
 }
+
+// Escape is how narinfos spell names in URLs.
+var Escape = escape
