@@ -75,7 +75,7 @@ func (d *Deployment) bring(ctx context.Context, g *Generation, previous int) (*I
 		return nil, err
 	}
 	d.log().Info("container started", "generation", g.Number, "pid", in.Process.PID, "launcher", in.Launcher.PID)
-	if err := in.await(ctx, g.Probes, d.Schedule); err != nil {
+	if err := in.await(ctx, g.Probes, g.Schedule); err != nil {
 		return nil, errors.Join(err, in.stop(context.WithoutCancel(ctx)))
 	}
 	d.log().Info("container healthy", "generation", g.Number, "took", time.Since(begin))
@@ -124,7 +124,8 @@ func (d *Deployment) restore(ctx context.Context, was standing) (Outcome, error)
 // generation returns what the revision would be run as.
 func (d *Deployment) generation(rev Revision) *Generation {
 	return &Generation{Script: rev.Script, Lock: rev.Lock, Shares: slices.Clone(d.Shares),
-		Exposes: slices.Clone(d.Exposes), Probes: slices.Clone(d.Probes), Created: time.Now()}
+		Exposes: slices.Clone(d.Exposes), Probes: slices.Clone(d.Probes),
+		Schedule: d.Schedule, Created: time.Now()}
 }
 
 // admit makes the revision a generation, rooted, if nothing speaks against trying it.

@@ -71,13 +71,15 @@ type Revision struct {
 // again: going back is starting an older generation, with the mounts
 // and probes it had then.
 type Generation struct {
-	Number  int       `json:"number"` // counts from 1
-	Script  string    `json:"script"`
-	Lock    string    `json:"lock,omitempty"`
-	Shares  []Mount   `json:"shares,omitempty"`
-	Exposes []Mount   `json:"exposes,omitempty"`
-	Probes  Probes    `json:"probes,omitempty"`
-	Created time.Time `json:"created"`
+	Number  int     `json:"number"` // counts from 1
+	Script  string  `json:"script"`
+	Lock    string  `json:"lock,omitempty"`
+	Shares  []Mount `json:"shares,omitempty"`
+	Exposes []Mount `json:"exposes,omitempty"`
+	Probes  Probes  `json:"probes,omitempty"`
+	// Schedule is that of the probes.
+	Schedule Schedule  `json:"schedule"`
+	Created  time.Time `json:"created"`
 	// Started is when it last became healthy; zero if it never did.
 	Started time.Time `json:"started,omitzero"`
 	// Rejected says why it was given up; empty if it was not.

@@ -1,6 +1,12 @@
 package container
 
-import "context"
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
 
 // A probeFunc is a probe that calls a function.
 type probeFunc func() error
@@ -8,4 +14,30 @@ type probeFunc func() error
 func (f probeFunc) String() string { return "of a test" }
 func (f probeFunc) Check(context.Context, *Instance, any) (any, error) {
 	return nil, f()
+}
+
+// checkNothingLeft checks that a stopped container is gone altogether.
+func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
+	t.Helper()
+	if in.Process.Alive() || in.Launcher.Alive() {
+		t.Error("a process is left")
+	}
+	if found := launchersOf(in.pidFile()); len(found) > 0 {
+		t.Errorf("launchers are left: %v", found)
+	}
+	if c := in.record.Cgroup; c != nil {
+		if _, err := os.Stat(c.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("control group %s is left: %v", c.Path, err)
+		}
+	}
+	if _, err := os.Stat(in.runDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("directory is left: %v", err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), d.Dir) {
+		t.Error("a mount is left")
+	}
 }

@@ -1,0 +1,446 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func mustApply(t *testing.T, d *Deployment, script string) *Generation {
+	t.Helper()
+	g, err := d.Apply(t.Context(), Revision{Script: script})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// events returns the ledger's events and checks its chain.
+func events(t *testing.T, d *Deployment) []Event {
+	t.Helper()
+	history, err := d.History()
+	if err != nil {
+		t.Error(err)
+	}
+	var all []Event
+	for _, e := range history {
+		all = append(all, e.Event)
+	}
+	return all
+}
+
+// checkRuns checks that the generation, and nothing else, runs and is current.
+func checkRuns(t *testing.T, d *Deployment, want *Generation) *Instance {
+	t.Helper()
+	s, err := d.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Running == nil || !s.Confirmed || s.Current.Number != want.Number {
+		t.Fatalf("running %+v, current %+v, confirmed %v; want generation %d", s.Running, s.Current, s.Confirmed, want.Number)
+	}
+	for n := range want.Number + 3 {
+		other := &Instance{Generation: &Generation{Number: n}, d: d}
+		if found := launchersOf(other.pidFile()); n != want.Number && len(found) > 0 {
+			t.Errorf("generation %d runs too: %v", n, found)
+		}
+	}
+	return s.Running
+}
+
+func TestApply(t *testing.T) {
+	d := testDeployment(t)
+	var rooted []string
+	d.Root = func(_ context.Context, link, item string) error {
+		rooted = append(rooted, link)
+		return os.Symlink(item, link)
+	}
+
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	first := checkRuns(t, d, one)
+
+	// again: nothing to do
+	if g := mustApply(t, d, one.Script); g.Number != one.Number {
+		t.Errorf("generation %d", g.Number)
+	}
+	if in := checkRuns(t, d, one); in.Process != first.Process {
+		t.Error("it was started again")
+	}
+
+	// one → two
+	two := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	checkRuns(t, d, two)
+	checkNothingLeft(t, d, first)
+
+	want := []Event{Began, Confirmed, Began, Confirmed}
+	if diff := cmp.Diff(want, events(t, d)); diff != "" {
+		t.Errorf("ledger (-want +got):\n%s", diff)
+	}
+	for i, link := range rooted {
+		if item, err := os.Readlink(link); err != nil || item != []string{one.Script, two.Script}[i] {
+			t.Errorf("root %s: %q, %v", link, item, err)
+		}
+	}
+}
+
+func TestApplyRollsBack(t *testing.T) {
+	waitpid := "the container's first process died while it was being set up"
+	for _, c := range []struct {
+		name, mode, reply string
+		says              []string
+	}{
+		{"launcher dies", "dies", "waitpid.log", []string{waitpid, "waitpid #f"}},
+		{"pid file lies", "lies", "status-works.sexp", []string{"no child of launcher"}},
+		{"no pid file", "tells nothing", "status-works.sexp", []string{"did not appear in time"}},
+		{"container ends", "ends", "status-works.sexp", []string{"ended", "out of luck"}},
+		{"service fails", "works", "status-fails.sexp", []string{"service broken is stopped after 1 failure to start",
+			"cannot read /etc/sample.conf"}},
+		{"service dies", "works", "status-dies.sexp", []string{"service broken was given up after 6 respawns",
+			"cannot read /etc/sample.conf"}},
+		{"not a shepherd", "works", "README.md", []string{"not a reply"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := testDeployment(t)
+			old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			bad := script(t, d, c.mode, c.reply)
+			if c.mode == "works" {
+				d.Schedule.StartPeriod = time.Second
+			}
+			if c.mode == "lies" || c.mode == "tells nothing" {
+				d.StartTimeout = 500 * time.Millisecond
+			}
+			_, err := d.Apply(t.Context(), Revision{Script: bad})
+			wantOutcome(t, err, RolledBack)
+			for _, text := range c.says {
+				if !strings.Contains(err.Error(), text) {
+					t.Errorf("does not say %q: %v", text, err)
+				}
+			}
+			d.StartTimeout = 0
+			checkRuns(t, d, old)
+
+			// remembered, until forced
+			_, err = d.Apply(t.Context(), Revision{Script: bad})
+			wantOutcome(t, err, Refused)
+			var rejected *RejectedError
+			if !errors.As(err, &rejected) || rejected.Generation.Number != 2 {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// A rejected revision may be forced, and be healthy this time.
+func TestApplyForce(t *testing.T) {
+	d := testDeployment(t)
+	reply := filepath.Join(t.TempDir(), "reply")
+	say := func(name string) {
+		text, err := os.ReadFile(filepath.Join("testdata", name))
+		if err == nil {
+			err = os.WriteFile(reply, text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("status-fails.sexp")
+	changing := script(t, d, "works", reply)
+	d.Schedule.StartPeriod = time.Second
+	_, err := d.Apply(t.Context(), Revision{Script: changing})
+	wantOutcome(t, err, Kept)
+	say("status-works.sexp")
+	_, err = d.Apply(t.Context(), Revision{Script: changing})
+	wantOutcome(t, err, Refused)
+	g, err := d.Apply(t.Context(), Revision{Script: changing, Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkRuns(t, d, g)
+}
+
+func TestApplyFirstFails(t *testing.T) {
+	d := testDeployment(t)
+	_, err := d.Apply(t.Context(), Revision{Script: script(t, d, "dies", "waitpid.log")})
+	wantOutcome(t, err, Kept)
+	if s, err := d.Status(t.Context()); err != nil || s.Current != nil || s.Running != nil || s.Wanted {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if diff := cmp.Diff([]Event{Began, WasKept}, events(t, d)); diff != "" {
+		t.Errorf("ledger (-want +got):\n%s", diff)
+	}
+}
+
+func TestApplyRollbackFails(t *testing.T) {
+	d := testDeployment(t)
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	if err := os.Remove(old.Script); err != nil { // what a GC root is there to prevent
+		t.Fatal(err)
+	}
+	_, err := d.Apply(t.Context(), Revision{Script: script(t, d, "dies", "waitpid.log")})
+	e := wantOutcome(t, err, RollbackFailed)
+	if !errors.Is(e.Rollback, os.ErrNotExist) {
+		t.Errorf("rollback: %v", e.Rollback)
+	}
+	if diff := cmp.Diff([]Event{Began, Confirmed, Began, WasLost}, events(t, d)); diff != "" {
+		t.Errorf("ledger (-want +got):\n%s", diff)
+	}
+}
+
+// A deployment somebody stopped stays stopped when a new generation fails.
+func TestApplyOnStopped(t *testing.T) {
+	d := testDeployment(t)
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Apply(t.Context(), Revision{Script: script(t, d, "dies", "waitpid.log")})
+	wantOutcome(t, err, Kept)
+	if s, err := d.Status(t.Context()); err != nil || s.Running != nil || s.Wanted || s.Current.Number != old.Number {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if _, err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkRuns(t, d, old)
+	want := []Event{Began, Confirmed, WasStopped, Began, WasKept, WasStarted}
+	if diff := cmp.Diff(want, events(t, d)); diff != "" {
+		t.Errorf("ledger (-want +got):\n%s", diff)
+	}
+}
+
+// Ctrl-C at each step: before, while the launcher has not told the pid, while probing.
+func TestApplyCancelled(t *testing.T) {
+	d := testDeployment(t)
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	d.Root = func(context.Context, string, string) error { cancel(); return nil }
+	_, err := d.Apply(ctx, Revision{Script: script(t, d, "works", "status-works.sexp")})
+	wantOutcome(t, err, Kept)
+	d.Root = nil
+	checkRuns(t, d, old)
+
+	deadline, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err = d.Apply(deadline, Revision{Script: script(t, d, "tells nothing", "status-works.sexp")})
+	wantOutcome(t, err, RolledBack)
+	checkRuns(t, d, old)
+
+	probing, cancel := context.WithCancel(t.Context())
+	e := *d
+	e.Probes = Probes{probeFunc(func() error { cancel(); return nil })}
+	last := script(t, d, "works", "status-works.sexp")
+	_, err = e.Apply(probing, Revision{Script: last})
+	wantOutcome(t, err, RolledBack)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	checkRuns(t, d, old)
+
+	// none of this was the revision's fault
+	checkRuns(t, d, mustApply(t, d, last))
+}
+
+// A root that cannot be made keeps the deployment from beginning at all.
+func TestApplyRootFails(t *testing.T) {
+	d := testDeployment(t)
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	before := checkRuns(t, d, old)
+	d.Root = func(context.Context, string, string) error { return syscall.ENOSPC }
+	next := script(t, d, "works", "status-works.sexp")
+	_, err := d.Apply(t.Context(), Revision{Script: next})
+	wantOutcome(t, err, Refused)
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("error %v", err)
+	}
+	if in := checkRuns(t, d, old); in.Process != before.Process {
+		t.Error("it was started again")
+	}
+	d.Root = nil
+	checkRuns(t, d, mustApply(t, d, next))
+}
+
+// The deployer is killed while it probes: its container runs, unconfirmed, and
+// the old one does not. Whoever comes next sets that right.
+func TestKilledWhileProbing(t *testing.T) {
+	for _, next := range []string{"start", "apply", "stop"} {
+		t.Run(next, func(t *testing.T) {
+			d := testDeployment(t)
+			old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			killDeployer(t, d, script(t, d, "works", "status-works.sexp"))
+			trial, err := d.Running()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s, err := d.Status(t.Context()); err != nil || s.Confirmed || s.Running == nil || s.Current.Number != old.Number || s.Holder != nil {
+				t.Errorf("status %+v, %v", s, err)
+			}
+			switch next {
+			case "start":
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				checkRuns(t, d, old)
+			case "apply":
+				checkRuns(t, d, mustApply(t, d, script(t, d, "works", "status-works.sexp")))
+			case "stop":
+				if err := d.Stop(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			checkNothingLeft(t, d, trial)
+			if all := events(t, d); !slices.Contains(all, WasCutOff) {
+				t.Errorf("ledger %v", all)
+			}
+		})
+	}
+}
+
+// killDeployer runs a deployment in another process and kills that as soon as the
+// container is being probed.
+func killDeployer(t *testing.T, d *Deployment, script string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+d.Dir, "SOCKET="+d.socket, "SCRIPT="+script)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 7)); err != nil {
+		t.Errorf("the deployer did not probe: %v", err)
+	}
+	h, err := d.Holder()
+	if err != nil || h == nil || h.Who != "deployer" || h.PID != cmd.Process.Pid {
+		t.Errorf("lease %+v, %v", h, err)
+	}
+	_, err = d.Apply(t.Context(), Revision{Script: script})
+	wantOutcome(t, err, Refused)
+	if !strings.Contains(err.Error(), "to be killed") {
+		t.Errorf("error %v", err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
+// The machine goes down: nothing runs, the record is of another boot,
+// whose pids may be anybody's now.
+func TestReboot(t *testing.T) {
+	d := testDeployment(t)
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	in := checkRuns(t, d, old)
+	in.kill(t.Context())
+	r, err := d.readRecord()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, _, err := identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Boot, r.Launcher, r.Process = "another", self, self
+	if err := d.writeRecord(r); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := d.Status(t.Context()); err != nil || s.Running != nil || !s.Wanted {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if _, err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkRuns(t, d, old)
+}
+
+func TestStopStubborn(t *testing.T) {
+	d := testDeployment(t)
+	g := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
+	in := checkRuns(t, d, g)
+	d.StopTimeout = 50 * time.Millisecond
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, d, in)
+}
+
+// Somebody kills the launcher: the container goes on, and can still be stopped.
+func TestStopWithoutLauncher(t *testing.T) {
+	d := testDeployment(t)
+	in := checkRuns(t, d, mustApply(t, d, script(t, d, "works", "status-works.sexp")))
+	if err := in.Launcher.signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Launcher.wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (Alive{}).Check(t.Context(), in, nil); err == nil {
+		t.Error("the probe misses nothing")
+	}
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, d, in)
+}
+
+func TestStartNothing(t *testing.T) {
+	d := testDeployment(t)
+	if _, err := d.Start(t.Context()); !errors.Is(err, errNothing) {
+		t.Errorf("error %v", err)
+	}
+	if err := d.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Exec(t.Context(), Stdio{}, "true"); !errors.Is(err, errStopped) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestPreflight(t *testing.T) {
+	d := testDeployment(t)
+	good := script(t, d, "works", "status-works.sexp")
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, c := range []struct {
+		script string
+		mounts []Mount
+		says   string
+	}{
+		{"run-container", nil, "not an absolute"},
+		{"/nonexistent/run-container", nil, "no such file"},
+		{plain, nil, "cannot be executed"},
+		{dir, nil, "cannot be executed"},
+		{good, []Mount{{Source: "/nonexistent"}}, "mount source does not exist"},
+		{good, []Mount{{Source: "data"}}, "not an absolute"},
+		{good, []Mount{{Source: dir, Target: "data"}}, "not an absolute"},
+		{good, []Mount{{Source: dir, Target: "/a=b"}}, "equals sign"},
+		{good, []Mount{{Source: dir, Target: "/tmp/"}}, "empties"},
+		{good, []Mount{{Source: dir, Target: "/srv"}, {Source: "/usr", Target: "/srv/"}}, "hide"},
+	} {
+		d.Shares = c.mounts
+		_, err := d.Apply(t.Context(), Revision{Script: c.script})
+		wantOutcome(t, err, Refused)
+		if !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s %v: does not say %q: %v", c.script, c.mounts, c.says, err)
+		}
+	}
+	d.Shares = []Mount{{Source: dir, Target: "/srv"}}
+	d.Exposes = []Mount{{Source: "/usr"}}
+	g := mustApply(t, d, good)
+	if diff := cmp.Diff(d.Shares, g.Shares); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,162 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test binary be the container, or the other process, of a test.
+func TestMain(m *testing.M) {
+	switch os.Getenv("STANDIN") {
+	case "container":
+		os.Exit(containerMain(os.Getenv("MODE"), os.Getenv("SOCKET"), os.Getenv("REPLY_FILE")))
+	case "deployer":
+		os.Exit(deployerMain())
+	}
+	os.Exit(m.Run())
+}
+
+// launcher is the stand-in for a run-container script: it does the same, except
+// that its container is the test binary.
+const launcher = `#!/bin/sh
+for a; do
+  case $a in --pid-file=*) file=${a#--pid-file=};; esac
+done
+root=$(mktemp -d "$TMPDIR/guix-directory.XXXXXX")
+trap 'rmdir "$root"' EXIT
+case $MODE in
+  dies) cat "$REPLY_FILE" >&2; exit 1;;
+  lies) echo $PPID > "$file"; exec sleep 1000;;
+esac
+STANDIN=container "$BINARY" &
+test "$MODE" = "tells nothing" || echo $! > "$file"
+echo "system container is running as PID $!" >&2
+wait $!
+`
+
+// containerMain is a container's shepherd: it answers every command
+// with the same reply, until SIGTERM.
+func containerMain(mode, socket, replyFile string) int {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	os.Remove(socket)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	reply, err := os.ReadFile(replyFile)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if mode == "ends" { // as soon as it is asked
+		l.Accept()
+		fmt.Fprintln(os.Stderr, "shepherd: out of luck")
+		return 0
+	}
+	go answer(l, reply)
+	<-stop
+	if mode == "is stubborn" {
+		for {
+			time.Sleep(time.Hour)
+		}
+	}
+	return 0
+}
+
+// answer serves a shepherd's socket.
+func answer(l net.Listener, reply []byte) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		io.ReadAtLeast(conn, make([]byte, 4096), 1)
+		conn.Write(reply)
+		conn.Close()
+	}
+}
+
+// deployerMain applies a revision that is never confirmed, since its probe says
+// on standard output that it is being tried, and then hangs.
+func deployerMain() int {
+	d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), unprivileged: true, socket: os.Getenv("SOCKET")}
+	d.Probes = Probes{probeFunc(func() error {
+		fmt.Println("probing")
+		select {}
+	})}
+	_, err := d.Apply(context.Background(), Revision{Script: os.Getenv("SCRIPT"), Who: "deployer", Why: "to be killed"})
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// script writes a run-container script that behaves as mode says and whose shepherd's reply is
+// the file of testdata.
+func script(t *testing.T, d *Deployment, mode, reply string) string {
+	t.Helper()
+	if !filepath.IsAbs(reply) {
+		dir, err := os.Getwd()
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply = filepath.Join(dir, "testdata", reply)
+	}
+	name := filepath.Join(t.TempDir(), "run-container")
+	settings := fmt.Sprintf("export GORACE=atexit_sleep_ms=0 MODE='%s' SOCKET='%s' REPLY_FILE='%s' BINARY='%s'\n", mode, d.socket, reply, os.Args[0])
+	text := strings.Replace(launcher, "\n", "\n"+settings, 1)
+	if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// testDeployment returns a deployment that is stopped at the end of the test, when
+// it must leave nothing behind.
+func testDeployment(t *testing.T) *Deployment {
+	t.Helper()
+	sockets, err := os.MkdirTemp("", "guixci") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &Deployment{
+		Name: "test", Dir: t.TempDir(), unprivileged: true, socket: filepath.Join(sockets, "socket"),
+		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Schedule: Schedule{StartPeriod: 20 * time.Second, Interval: 10 * time.Millisecond, Window: 30 * time.Millisecond},
+	}
+	t.Cleanup(func() {
+		in, _ := d.Running()
+		if err := d.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if in != nil {
+			checkNothingLeft(t, d, in)
+		}
+		os.RemoveAll(sockets)
+	})
+	return d
+}
+
+// wantOutcome checks that err is an *Error of that outcome.
+func wantOutcome(t *testing.T, err error, want Outcome) *Error {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("error %v, want outcome %v", err, want)
+	}
+	if e.Outcome != want {
+		t.Fatalf("outcome %v, want %v: %v", e.Outcome, want, err)
+	}
+	return e
+}
