@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // DefaultSocket is where guix-daemon listens unless told otherwise.
@@ -25,13 +26,26 @@ func connect(ctx context.Context, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, target)
-	if err != nil {
-		return nil, explain(ctx, err)
+	for wait := time.Millisecond; ; wait *= 2 {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, target)
+		if err == nil {
+			return conn, nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) || wait > longestQueue {
+			return nil, explain(ctx, err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	return conn, nil
 }
+
+// longestQueue is the last pause before giving up on a daemon that is too busy
+// to take connections. It lets five wait, and forks for each: a crowd needs a moment.
+const longestQueue = 5 * time.Second
 
 // resolve gives an empty address its meaning.
 func resolve(address string) string {
@@ -83,6 +97,8 @@ func explain(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w; is guix-daemon running?", err)
+	case errors.Is(err, syscall.EAGAIN):
+		return errors.New("too many wait to be connected; is guix-daemon stuck?")
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; may this user use guix-daemon?", err)
 	}

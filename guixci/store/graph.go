@@ -15,7 +15,7 @@ import (
 //	var g store.Graph
 //	err := g.Add(ctx, jobs...)             // and all they need
 //	plan, err := g.Missing(ctx, pool, jobs...)
-//	for id := range plan.Order() {         // dependencies first
+//	for _, id := range plan.Order() {      // dependencies first
 //		pool.Build(ctx, []store.StorePath{g.Derivation(id)}, …)
 //	}
 //

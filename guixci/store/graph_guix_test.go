@@ -3,6 +3,7 @@ package store_test
 import (
 	"os"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/genenetwork/guixci/guixci/store"
@@ -13,13 +14,20 @@ import (
 // hello is the derivation of a package of Guix, with hundreds below it.
 func hello(t testing.TB) store.StorePath {
 	t.Helper()
-	lines := run(t, "guix", "build", "-d", "--no-grafts", "hello")
-	path, err := substitute.ParseStorePath(lines[len(lines)-1])
-	if err != nil {
-		t.Fatal(err)
+	helloOnce.Do(func() {
+		lines := run(t, "guix", "build", "-d", "--no-grafts", "hello")
+		helloPath = store.StorePath(lines[len(lines)-1])
+	})
+	if !helloPath.IsDerivation() {
+		t.Fatalf("guix build -d hello printed %q", helloPath)
 	}
-	return path
+	return helloPath
 }
+
+var (
+	helloOnce sync.Once
+	helloPath store.StorePath
+)
 
 func TestGraphOfHello(t *testing.T) {
 	c := dial(t)

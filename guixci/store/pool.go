@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -10,8 +11,9 @@ import (
 )
 
 // A Pool is any number of connections to one guix-daemon. Its methods may be
-// called concurrently and do not wait for each other: each takes a connection
-// that nobody uses, or makes one. Connections that died meanwhile, because the
+// called concurrently: each takes a connection that nobody uses, or makes one.
+// Builds, and whatever else may last, do not wait for each other; questions take
+// turns on a few connections, each of which is a process of the daemon. Connections that died meanwhile, because the
 // daemon was restarted, are replaced unnoticed; only what was under way at that
 // moment fails, with an error wrapping [ErrClosed].
 //
@@ -20,8 +22,12 @@ import (
 type Pool struct {
 	Address string       // as for [Dial]
 	Logger  *slog.Logger // as for [Client]
-	// MaxIdle is how many unused connections are kept. 0 means 4.
+	// MaxIdle is how many unused connections are kept, and how many questions
+	// are asked at the same time. 0 means 4.
 	MaxIdle int
+
+	init      sync.Once
+	questions chan struct{} // holds a token for each question under way
 
 	mu     sync.Mutex // guards the following
 	idle   []*Client  // the one used last comes last
@@ -91,16 +97,14 @@ func (p *Pool) put(c *Client) {
 	if c.broken() != nil {
 		return
 	}
-	limit := p.MaxIdle
-	if limit == 0 {
-		limit = 4
-	}
 	p.idle = append(p.idle, c)
-	for len(p.idle) > limit || p.closed && len(p.idle) > 0 {
+	for len(p.idle) > p.limit() || p.closed && len(p.idle) > 0 {
 		p.idle[0].Close()
 		p.idle = slices.Delete(p.idle, 0, 1)
 	}
 }
+
+func (p *Pool) limit() int { return cmp.Or(max(p.MaxIdle, 0), 4) }
 
 // Close closes the connections that nobody uses, and each of the others when
 // its call returns. Later calls fail with [ErrClosed].
@@ -142,9 +146,16 @@ func (c *Client) alive() bool {
 	return err == nil && open
 }
 
-// pooled is with for calls that have a result.
-func pooled[T any](ctx context.Context, p *Pool, o *BuildOptions, f func(*Client) (T, error)) (result T, err error) {
-	err = p.with(ctx, o, func(c *Client) error {
+// ask is with for questions, which have a result and do not last.
+func ask[T any](ctx context.Context, p *Pool, f func(*Client) (T, error)) (result T, err error) {
+	p.init.Do(func() { p.questions = make(chan struct{}, p.limit()) })
+	select {
+	case p.questions <- struct{}{}:
+		defer func() { <-p.questions }()
+	case <-ctx.Done():
+		return result, context.Cause(ctx)
+	}
+	err = p.with(ctx, nil, func(c *Client) error {
 		result, err = f(c)
 		return err
 	})
@@ -163,22 +174,24 @@ func (p *Pool) EnsurePath(ctx context.Context, path StorePath, options BuildOpti
 
 // PathInfo is [Client.PathInfo].
 func (p *Pool) PathInfo(ctx context.Context, path StorePath) (*PathInfo, error) {
-	return pooled(ctx, p, nil, func(c *Client) (*PathInfo, error) { return c.PathInfo(ctx, path) })
+	return ask(ctx, p, func(c *Client) (*PathInfo, error) { return c.PathInfo(ctx, path) })
 }
 
 // Valid is [Client.Valid].
 func (p *Pool) Valid(ctx context.Context, path StorePath) (bool, error) {
-	return pooled(ctx, p, nil, func(c *Client) (bool, error) { return c.Valid(ctx, path) })
+	return ask(ctx, p, func(c *Client) (bool, error) { return c.Valid(ctx, path) })
 }
 
 // ValidPaths is [Client.ValidPaths].
 func (p *Pool) ValidPaths(ctx context.Context, paths []StorePath) ([]StorePath, error) {
-	return pooled(ctx, p, nil, func(c *Client) ([]StorePath, error) { return c.ValidPaths(ctx, paths) })
+	return ask(ctx, p, func(c *Client) ([]StorePath, error) { return c.ValidPaths(ctx, paths) })
 }
 
 // SubstitutablePaths is [Client.SubstitutablePaths] on a connection of its own.
-func (p *Pool) SubstitutablePaths(ctx context.Context, paths []StorePath, options BuildOptions) ([]StorePath, error) {
-	return pooled(ctx, p, &options, func(c *Client) ([]StorePath, error) {
-		return c.SubstitutablePaths(ctx, paths, options)
+func (p *Pool) SubstitutablePaths(ctx context.Context, paths []StorePath, options BuildOptions) (some []StorePath, err error) {
+	err = p.with(ctx, &options, func(c *Client) error {
+		some, err = c.SubstitutablePaths(ctx, paths, options)
+		return err
 	})
+	return some, err
 }

@@ -14,7 +14,7 @@ import (
 // Info describes the valid item with the given hash part. Together with
 // [Pool.WriteNAR] it makes a Pool a [substitute.Source].
 func (p *Pool) Info(ctx context.Context, hashPart string) (*substitute.Info, error) {
-	return pooled(ctx, p, nil, func(c *Client) (*substitute.Info, error) {
+	return ask(ctx, p, func(c *Client) (*substitute.Info, error) {
 		path, err := c.PathFromHashPart(ctx, hashPart)
 		if err != nil {
 			return nil, err
