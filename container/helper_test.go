@@ -3,7 +3,9 @@ package container
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -40,4 +42,22 @@ func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
 	if strings.Contains(string(mounts), d.Dir) {
 		t.Error("a mount is left")
 	}
+}
+
+// listenIn listens on a socket in a directory whose name is too long for an address.
+func listenIn(t *testing.T, dir string) net.Listener {
+	t.Helper()
+	short, err := os.MkdirTemp("", "guixci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(short) })
+	l, err := net.Listen("unix", filepath.Join(short, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(short, "socket"), filepath.Join(dir, "socket")); err != nil {
+		t.Fatal(err)
+	}
+	return l
 }

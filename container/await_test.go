@@ -1,0 +1,201 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Each letter is a check, one second apart: "." passes, "x" fails.
+func TestSchedule(t *testing.T) {
+	schedule := Schedule{StartPeriod: 5 * time.Second, Interval: time.Second, Window: 2 * time.Second, Threshold: 3}
+	for _, c := range []struct {
+		name, checks string
+		healthy      bool
+		after        int // checks, at which it is decided
+	}{
+		{"well at once", "...", true, 3},
+		{"failures in the start period do not count", "xxxxx...", true, 8},
+		{"never well", "xxxxxxxx", false, 8},
+		{"once well the start period is over", ".xxx", false, 4},
+		{"a failure starts the window again", ".x..x...", true, 8},
+		{"flapping ends", "..x..x..x", false, 9},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				probe := probeFunc(func() error {
+					if n++; c.checks[n-1] == 'x' {
+						return errors.New("not well")
+					}
+					return nil
+				})
+				a := &awaiting{probes: Probes{probe}, memory: make([]any, 1), schedule: schedule.withDefaults(), begin: time.Now()}
+				for {
+					done, err := a.check(t.Context(), nil)
+					if done || err != nil {
+						if done != c.healthy || n != c.after {
+							t.Errorf("after %d checks: healthy %v, error %v", n, done, err)
+						}
+						return
+					}
+					time.Sleep(time.Second) // in synctest
+				}
+			})
+		})
+	}
+}
+
+func TestProbeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := ctxProbe(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		a := &awaiting{probes: Probes{hangs}, memory: make([]any, 1), schedule: Schedule{Threshold: 1}.withDefaults()}
+		begin := time.Now()
+		_, err := a.check(t.Context(), nil)
+		var unhealthy *UnhealthyError
+		if !errors.As(err, &unhealthy) || !strings.Contains(err.Error(), "no answer within 5s") {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(begin); took != 5*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// A ctxProbe is a probe that calls a function with its context.
+type ctxProbe func(ctx context.Context) error
+
+func (f ctxProbe) String() string { return "of a test" }
+func (f ctxProbe) Check(ctx context.Context, _ *Instance, _ any) (any, error) {
+	return nil, f(ctx)
+}
+
+func TestHTTPProbe(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/moved":
+			http.Redirect(w, r, "/", http.StatusFound)
+		case "/sick":
+			http.Error(w, "database is locked", http.StatusInternalServerError)
+		case "/slow":
+			<-r.Context().Done()
+		default:
+			w.Write([]byte("version 0123abc"))
+		}
+	}))
+	defer server.Close()
+	for _, c := range []struct {
+		probe HTTP
+		fails string
+	}{
+		{HTTP{URL: server.URL}, ""},
+		{HTTP{URL: server.URL, Status: 200, Contains: "0123"}, ""},
+		{HTTP{URL: server.URL, Contains: "4567"}, `does not contain "4567": version 0123abc`},
+		{HTTP{URL: server.URL + "/moved"}, "status 302, want 200 to 299"},
+		{HTTP{URL: server.URL + "/moved", Status: 302}, ""},
+		{HTTP{URL: server.URL + "/sick"}, "status 500, want 200 to 299: database is locked"},
+		{HTTP{URL: server.URL + "/slow"}, "deadline exceeded"},
+		{HTTP{URL: "gopher://x"}, "unsupported protocol"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, err := c.probe.Check(ctx, nil, nil)
+		cancel()
+		if c.fails == "" && err != nil || c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)) {
+			t.Errorf("%v: error %v, want %q", c.probe, err, c.fails)
+		}
+	}
+}
+
+func TestTCPProbe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := TCP{l.Addr().String()}
+	if _, err := p.Check(t.Context(), nil, nil); err != nil {
+		t.Error(err)
+	}
+	l.Close()
+	if _, err := p.Check(t.Context(), nil, nil); err == nil {
+		t.Error("nobody listens, and nothing is missed")
+	}
+}
+
+func TestProbesAreKept(t *testing.T) {
+	probes := Probes{Alive{}, AllServices{Except: []string{"ntpd"}}, Services{Names: []string{"web"}},
+		HTTP{URL: "http://localhost/", Status: 204, Contains: "x"}, TCP{Address: "localhost:80"}}
+	custom := probeFunc(func() error { return nil })
+	text, err := json.Marshal(append(probes[:len(probes):len(probes)], custom))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Probes
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(probes, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// Without its only probe a generation must not be judged by all services instead.
+	if text, err = json.Marshal(Probes{custom}); err != nil || string(text) != `[{"kind":"process","probe":{}}]` {
+		t.Errorf("%s, %v", text, err)
+	}
+	if err := json.Unmarshal([]byte(`[{"kind":"tea leaves"}]`), &got); err == nil || !strings.Contains(err.Error(), "tea leaves") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestServicesProbe(t *testing.T) {
+	in := &Instance{d: testDeployment(t)}
+	serve := func(file string) {
+		l, err := net.Listen("unix", in.d.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go answer(l, testdata(t, file))
+	}
+	if _, err := (AllServices{}).Check(t.Context(), in, nil); err == nil {
+		t.Error("there is no shepherd, and nothing is missed")
+	}
+	serve("status-trouble.sexp")
+	for _, c := range []struct {
+		probe Probe
+		fails string
+	}{
+		{Services{[]string{"http", "setup"}}, ""},
+		{Services{[]string{"nope"}}, "shepherd has no service nope"},
+		{Services{[]string{"flappy"}}, "service flappy was given up after 4 respawns"},
+		{AllServices{}, "service bad is stopped"},
+		{AllServices{Except: strings.Fields("bad badshot flappy orphan idle thrower")}, ""},
+	} {
+		_, err := c.probe.Check(t.Context(), in, nil)
+		if c.fails == "" && err != nil || c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)) {
+			t.Errorf("%v: error %v, want %q", c.probe, err, c.fails)
+		}
+	}
+}
+
+// Before shepherd has read its configuration it has one service, which runs.
+func TestServicesProbeTooEarly(t *testing.T) {
+	in := &Instance{d: testDeployment(t)}
+	l, err := net.Listen("unix", in.d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go answer(l, []byte(`(reply (version 0) (result (((service (version 0) (provides (root shepherd))
+		(requires ()) (enabled? #t) (status running))))) (error #f) (messages ()))`))
+	if _, err := (AllServices{}).Check(t.Context(), in, nil); err == nil {
+		t.Error("nothing is missed")
+	}
+}

@@ -1,0 +1,338 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestLedger(t *testing.T) {
+	d := &Deployment{Name: "test", Dir: t.TempDir()}
+	if history, err := d.History(); err != nil || history != nil {
+		t.Errorf("%v, %v", history, err)
+	}
+	for _, e := range []Event{Began, Confirmed, WasStopped} {
+		if err := d.enter(Entry{Event: e, Who: "alice", Detail: "a \"quoted\"\nline"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]Event{Began, Confirmed, WasStopped}, events(t, d)); diff != "" {
+		t.Error(diff)
+	}
+
+	name := d.path("ledger.jsonl")
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(whole, []byte("\n"))
+	for what, text := range map[string][]byte{
+		"changed":  bytes.Replace(whole, []byte("alice"), []byte("mallo"), 1),
+		"removed":  append(bytes.Clone(lines[0]), lines[2]...),
+		"swapped":  bytes.Join([][]byte{lines[1], lines[0], lines[2]}, nil),
+		"repeated": append(bytes.Clone(whole), lines[2]...),
+		"nonsense": append(bytes.Clone(whole), "{\n"...),
+	} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if history, err := d.History(); err == nil {
+			t.Errorf("%s: not noticed: %v", what, history)
+		}
+	}
+
+	// A line cut short by a crash was never there; the next takes its place.
+	if err := os.WriteFile(name, append(bytes.Clone(whole), bytes.Repeat([]byte("x"), 5000)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.enter(Entry{Event: WasStarted}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Event{Began, Confirmed, WasStopped, WasStarted}, events(t, d)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The process dies between moving the pointer and writing the ledger, or before.
+func TestSettleLedger(t *testing.T) {
+	for _, c := range []struct {
+		current int
+		want    Event
+	}{{7, Confirmed}, {6, WasCutOff}, {0, WasCutOff}} {
+		d := &Deployment{Name: "test", Dir: t.TempDir()}
+		if err := d.enter(Entry{Event: Began, Generation: 7}); err != nil {
+			t.Fatal(err)
+		}
+		var current *Generation
+		if c.current != 0 {
+			current = &Generation{Number: c.current}
+		}
+		for range 2 { // the second finds nothing to do
+			if err := d.settleLedger(current); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if diff := cmp.Diff([]Event{Began, c.want}, events(t, d)); diff != "" {
+			t.Errorf("current %d: %s", c.current, diff)
+		}
+	}
+}
+
+func TestLease(t *testing.T) {
+	d := &Deployment{Name: "test", Dir: t.TempDir()}
+	if h, err := d.Holder(); h != nil || err != nil {
+		t.Errorf("%v, %v", h, err)
+	}
+	l, err := d.acquire("alice", "release 7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var busy *BusyError
+	if _, err := d.acquire("bob", "fix"); !errors.As(err, &busy) || busy.Holder.Who != "alice" || busy.Holder.Why != "release 7" {
+		t.Errorf("error %v", err)
+	}
+	if h, err := d.Holder(); err != nil || h == nil || h.PID != os.Getpid() || h.Since.IsZero() {
+		t.Errorf("%v, %v", h, err)
+	}
+	l.release()
+	if h, err := d.Holder(); h != nil || err != nil {
+		t.Errorf("%v, %v", h, err)
+	}
+	l, err = d.acquire("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.release()
+}
+
+func TestPointer(t *testing.T) {
+	d := &Deployment{Name: "test", Dir: t.TempDir()}
+	if err := d.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := d.Current(); g != nil || err != nil {
+		t.Errorf("%v, %v", g, err)
+	}
+	for n := 1; n <= 2; n++ {
+		if err := os.Mkdir(d.generationPath(n), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.writeGeneration(&Generation{Number: n, Script: "/gnu/store/x"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.point(n); err != nil {
+			t.Fatal(err)
+		}
+		if g, err := d.Current(); err != nil || g.Number != n {
+			t.Errorf("%v, %v", g, err)
+		}
+	}
+	os.Mkdir(d.generationPath(3), 0o700) // the making of 3 was interrupted
+	all, err := d.Generations()
+	if err != nil || len(all) != 2 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if _, err := d.Generation(3); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+	// What else is there is not touched, and nothing is half written.
+	entries, err := os.ReadDir(d.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			t.Errorf("left over: %s", e.Name())
+		}
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	text := "21942 (a b) c) (d) S 1 21942 21942 0 -1 4194560 3764 0 3 0 8 7 0 0 20 0 2 0 184830 62709760 7392\n"
+	got, err := parseStat([]byte(text))
+	if want := (processStat{'S', 1, 184830}); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "1 (x) S 1", "1 x S 1 2 3", strings.Replace(text, " 184830 ", " x ", 1)} {
+		if _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
+func TestProcess(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, parent, err := identify(cmd.Process.Pid)
+	if err != nil || parent != os.Getpid() || !p.Alive() {
+		t.Fatalf("%+v, parent %d, %v", p, parent, err)
+	}
+
+	// Another process with the same pid is not it, is not signalled and not waited for.
+	reused := Process{PID: p.PID, Start: p.Start - 1}
+	if reused.Alive() {
+		t.Error("taken for another")
+	}
+	if err := reused.signal(unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if err := reused.wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := dialInRoot(t.Context(), reused, "/x"); !errors.Is(err, errGone) {
+		t.Errorf("error %v", err)
+	}
+
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if err := p.wait(ctx); !errors.Is(err, why) {
+		t.Errorf("error %v", err)
+	}
+	if !p.Alive() {
+		t.Fatal("signalled in the place of another")
+	}
+	ended := make(chan error)
+	go func() { ended <- p.wait(t.Context()) }()
+	if err := p.signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if p.Alive() { // a zombie, as long as we do not wait
+		t.Error("alive after its end")
+	}
+	cmd.Wait()
+	if err := p.signal(unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
+}
+
+// A path with an absolute link is followed in the root of the process. Here that is the
+// host's, so the test is of the connection through a descriptor, with a path
+// longer than an address of a socket may be.
+func TestDialInRoot(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("x", 150))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l := listenIn(t, dir)
+	defer l.Close()
+	go answer(l, []byte("(reply)"))
+	self, _, err := identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(dir, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	s := shepherdIn(self, "/nonexistent", filepath.Join(dir, "link", "socket"))
+	_, _, err = s.Do(t.Context(), "status", "root")
+	if err == nil || !strings.Contains(err.Error(), "reply without a result") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestCgroupParents(t *testing.T) {
+	mounts := `25 1 0:22 / /sys rw - sysfs sysfs rw
+31 25 0:27 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
+32 25 0:28 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+33 25 0:29 /part /mnt/part rw,relatime - cgroup2 cgroup2 rw
+34 25 0:29 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw
+`
+	own := "7:freezer:/a\n4:memory:/b\n0::/user.slice/c:d\n"
+	want := []cgroup{{"/sys/fs/cgroup/unified/user.slice/c:d", true}, {"/sys/fs/cgroup/freezer/a", false}}
+	if diff := cmp.Diff(want, cgroupParents(mounts, own)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := cgroupParents("25 1 0:22 / /sys rw - sysfs sysfs rw\nnonsense\n", own); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+}
+
+// Kill and remove both kinds of control group, with a process and a group inside.
+func TestCgroup(t *testing.T) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, parent := range cgroupParents(string(mounts), string(own)) {
+		c := &cgroup{Path: filepath.Join(parent.Path, "guixci-test"), Unified: parent.Unified}
+		t.Run(c.Path, func(t *testing.T) {
+			if err := os.MkdirAll(filepath.Join(c.Path, "inner"), 0o755); err != nil {
+				t.Skipf("cannot make control groups here: %v", err)
+			}
+			cmd := exec.Command("sh", "-c", "sleep 1000 & wait")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.add(cmd.Process.Pid); err != nil {
+				t.Fatal(err)
+			}
+			if got := c.pids(); len(got) == 0 || got[0] != cmd.Process.Pid {
+				t.Errorf("processes %v", got)
+			}
+			if err := c.kill(); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Wait()
+			if err := c.remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(c.Path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("left over: %v", err)
+			}
+			if err := errors.Join(c.kill(), c.remove(t.Context())); err != nil { // again
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Whatever is mounted or lies below the launcher's directory is not deleted.
+func TestRemoveRunDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	empty, full := filepath.Join(dir, "tmp", "guix-directory.1"), filepath.Join(dir, "tmp", "guix-directory.2")
+	for _, name := range []string{empty, full, filepath.Join(full, "data")} {
+		if err := os.MkdirAll(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := removeRunDir(dir); !errors.Is(err, unix.ENOTEMPTY) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(full, "data")); err != nil {
+		t.Error(err)
+	}
+	os.Remove(filepath.Join(full, "data"))
+	if err := removeRunDir(dir); err != nil {
+		t.Error(err)
+	}
+	if err := removeRunDir(dir); err != nil { // again
+		t.Error(err)
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	for outcome, code := range map[Outcome]int{Refused: 10, Kept: 11, RolledBack: 12, RollbackFailed: 13} {
+		if outcome.ExitCode() != code {
+			t.Errorf("%v: %d", outcome, outcome.ExitCode())
+		}
+	}
+}
