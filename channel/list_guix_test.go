@@ -1,0 +1,191 @@
+package channel_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/genenetwork/guixci/channel"
+	"github.com/genenetwork/guixci/channel/channeltest"
+	"github.com/genenetwork/guixci/inferior/sexp"
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+)
+
+// loadChannels is a program for "guix repl" that loads channel files as "guix
+// pull" does and writes, for each, the forms in which Guix keeps channels.
+const loadChannels = `
+(use-modules (guix channels) (guix ui) (guix openpgp) (guix base16) (ice-9 match) (srfi srfi-1))
+(define (introduction i)
+  (and i (list ((@@ (guix channels) channel-introduction-first-signed-commit) i)
+               (bytevector->base16-string
+                ((@@ (guix channels) channel-introduction-first-commit-signer) i)))))
+(for-each
+ (lambda (file)
+   (let ((channels (load* file (make-user-module '((guix channels))))))
+     (write (map (lambda (c)
+                   (list (channel-name c) (channel-url c) (channel-branch c)
+                         (channel-commit c) (introduction (channel-introduction c))))
+                 channels))
+     (newline)))
+ (cdr (command-line)))
+`
+
+// guixReads returns the channels that Guix finds in each of the files.
+func guixReads(t *testing.T, texts []string) []channel.List {
+	t.Helper()
+	dir := t.TempDir()
+	args := []string{"repl", filepath.Join(dir, "load.scm")}
+	if err := os.WriteFile(args[1], []byte(loadChannels), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range texts {
+		args = append(args, filepath.Join(dir, string(rune('a'+i))+".scm"))
+		if err := os.WriteFile(args[len(args)-1], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), "guix", args...)
+	cmd.Stderr = &stderr
+	cmd.Env = append(os.Environ(), "HOME="+dir)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	r := sexp.NewReader(bytes.NewReader(out))
+	lists := make([]channel.List, len(texts))
+	for i := range lists {
+		v, err := r.Next()
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, out)
+		}
+		lists[i] = channelsOf(t, v)
+	}
+	return lists
+}
+
+func channelsOf(t *testing.T, v sexp.Value) channel.List {
+	t.Helper()
+	items, _ := sexp.Items(v)
+	list := channel.List{}
+	for _, item := range items {
+		fields, _ := sexp.Items(item)
+		text := func(i int) string { s, _ := sexp.Text(fields[i]); return s }
+		c := channel.Channel{Name: text(0), URL: text(1), Branch: text(2), Commit: channel.Commit(text(3))}
+		if intro, ok := sexp.Items(fields[4]); ok {
+			id, _ := sexp.Text(intro[0])
+			digits, _ := sexp.Text(intro[1])
+			signer, err := channel.ParseFingerprint(digits)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Introduction = &channel.Introduction{Commit: channel.Commit(id), Signer: signer}
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// TestGuixReadsTheSame has Guix read the files of TestReadList, and what we write
+// for the channels in them.
+func TestGuixReadsTheSame(t *testing.T) {
+	guixtest.Require(t)
+	var texts []string
+	for _, test := range listTests {
+		var b bytes.Buffer
+		if _, err := test.want.WriteTo(&b); err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, test.text, b.String())
+	}
+	for i, got := range guixReads(t, texts) {
+		if diff := cmp.Diff(listTests[i/2].want, got); diff != "" {
+			t.Errorf("%s: Guix reads\n%s\nas something else:\n%s", listTests[i/2].name, texts[i], diff)
+		}
+	}
+}
+
+// TestGuixReadsTheLock checks a Lock, with comments in it, in the same way.
+func TestGuixReadsTheLock(t *testing.T) {
+	guixtest.Require(t)
+	guix, guixIntro := newRepo(t, nil)
+	low, lowIntro := newRepo(t, nil)
+	middle, intro := newRepo(t, map[string]string{
+		".guix-channel": channeltest.Metadata("modules", low.Channel("low", lowIntro)),
+	})
+	lock := resolve(t, newResolver(t), channel.List{guix.Channel("guix", guixIntro), middle.Channel("middle", intro)})
+	var b bytes.Buffer
+	if _, err := lock.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(lock.List(), guixReads(t, []string{b.String()})[0]); diff != "" {
+		t.Errorf("%s\n%s", &b, diff)
+	}
+}
+
+// TestReadsWhatGuixDescribes puts the canonical form of channels where "guix pull"
+// keeps it, in the manifest of a profile, and reads what "guix describe" prints for it.
+func TestReadsWhatGuixDescribes(t *testing.T) {
+	guixtest.Require(t)
+	guix := channel.DefaultGuix()
+	guix.Commit = "230aa373f315f247852ee07dff34146e9b480aec"
+	want := channel.List{guix, {Name: "x", URL: "file:///x", Branch: "devel", Commit: introduced.Commit}}
+	profile := t.TempDir()
+	manifest := manifestOf(t, want).String()
+	if err := os.WriteFile(filepath.Join(profile, "manifest"), []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"json", "channels"} {
+		var stderr bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), "guix", "describe", "--profile="+profile, "--format="+format)
+		cmd.Stderr = &stderr
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, &stderr)
+		}
+		var got channel.List
+		if format == "json" {
+			err = json.Unmarshal(out, &got)
+		} else {
+			got, err = channel.ReadList("describe", bytes.NewReader(out))
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, out)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s\n%s", out, diff)
+		}
+	}
+}
+
+// manifestOf returns the manifest of the profile that these channels are pulled into.
+func manifestOf(t *testing.T, list channel.List) sexp.Value {
+	t.Helper()
+	lock := &channel.Lock{}
+	for _, c := range list {
+		lock.Channels = append(lock.Channels, channel.LockedChannel{Channel: c})
+	}
+	v, err := sexp.Parse(string(lock.Canonical()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	repositories, _ := sexp.Tagged(v, "lock")
+	entries := sexp.L()
+	for i, source := range repositories[1:] {
+		c := list[i]
+		entries.Items = append([]sexp.Value{sexp.L(
+			sexp.String(c.Name), sexp.String(c.Commit.Short()), sexp.String("out"),
+			sexp.String("/gnu/store/"+strings.Repeat("0", 32)+"-"+c.Name),
+			sexp.L(sexp.Symbol("properties"), sexp.L(sexp.L(sexp.Symbol("source"), source))),
+		)}, entries.Items...)
+	}
+	return sexp.L(sexp.Symbol("manifest"), sexp.L(sexp.Symbol("version"), sexp.Int(4)),
+		sexp.L(sexp.Symbol("packages"), entries))
+}
