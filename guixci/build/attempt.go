@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"syscall"
 	"time"
@@ -128,11 +127,11 @@ var causes = map[store.Cause]Cause{
 
 // surroundings tells from an error what is wrong with the machinery.
 func surroundings(err error) Cause {
-	var dial *net.OpError
+	var lost *unreachable
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return DiskFull
-	case errors.Is(err, store.ErrClosed), errors.As(err, &dial):
+	case errors.Is(err, store.ErrClosed), errors.As(err, &lost):
 		return DaemonLost
 	}
 	var said *store.DaemonError

@@ -45,7 +45,8 @@ func (d *Daemon) Derivation(_ context.Context, drv StorePath) (*store.Derivation
 
 // ValidPaths asks the daemon which of paths are valid.
 func (d *Daemon) ValidPaths(ctx context.Context, paths []StorePath) ([]StorePath, error) {
-	return d.connections().ValidPaths(ctx, paths)
+	valid, err := d.connections().ValidPaths(ctx, paths)
+	return valid, reached(err)
 }
 
 // Build has the daemon build one derivation.
@@ -53,11 +54,28 @@ func (d *Daemon) Build(ctx context.Context, drv StorePath, limits Limits, log io
 	options := d.Options
 	options.MaxJobs, options.KeepGoing = 1, false
 	options.Timeout, options.MaxSilentTime = limits.Timeout, limits.MaxSilent
-	return d.connections().Build(ctx, []StorePath{drv}, options, func(e store.Event) {
-		if e.Text != "" && (e.Kind == store.BuildLog || e.PID != 0) && e.Kind != store.BuildFailed {
-			io.WriteString(log, e.Text) // an error ends ctx
+	return reached(d.connections().Build(ctx, []StorePath{drv}, options, func(e store.Event) {
+		if e.Text != "" && e.PID != 0 && e.Kind != store.BuildFailed && e.Kind != store.HookFailed {
+			io.WriteString(log, e.Text) // after an error the guard has ended ctx
 		}
-	})
+	}))
+}
+
+// An unreachable is the error of a daemon that could not even be asked.
+type unreachable struct{ error }
+
+func (e *unreachable) Unwrap() error { return e.error }
+
+// reached tells what the daemon answers, and what is known of a connection that
+// was there, from the failure to make one.
+func reached(err error) error {
+	var failed *store.BuildError
+	var said *store.DaemonError
+	if err == nil || errors.As(err, &failed) || errors.As(err, &said) || errors.Is(err, store.ErrClosed) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &unreachable{err}
 }
 
 // Hold keeps paths by temporary roots of a connection that stays open until
@@ -79,7 +97,7 @@ func (d *Daemon) hold(ctx context.Context, paths []StorePath) error {
 	if d.holder == nil {
 		c, err := store.Dial(ctx, d.connections().Address)
 		if err != nil {
-			return err
+			return reached(err)
 		}
 		d.holder = c
 		fresh = slices.Collect(maps.Keys(d.held))

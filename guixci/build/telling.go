@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -87,12 +88,20 @@ func printable(line []byte) string {
 
 var (
 	errorWords = regexp.MustCompile(`(?i)\b(error|errors|failed|failure|failures|fatal|exception|abort(ed)?|cannot|unbound variable|undefined reference|no such file|not found|traceback|panic|segmentation fault)\b|\*\*\*`)
-	noErrors   = regexp.MustCompile(`(?i)\b(0|no) (errors?|failed|failures?)\b|\b(errors?|failed|failures?)[:=] *0\b|^checking |-W(no-)?error|\.\.\. (yes|no|ok)$`)
+	noErrors   = regexp.MustCompile(`(?i)\b(0|no) (errors?|failed|failures?)\b|\b(errors?|failed|failures?)[:=] *0\b|^checking |-W(no-)?error|\.\.\. (yes|no|ok)$|\berrors?\.(h|l?o|html|pyc)\b`)
 )
 
+// hints are parts of the words above, small and quickly looked for.
+var hints = []string{"err", "fail", "fatal", "except", "abort", "cannot", "unbound", "undefined",
+	"no such", "not found", "trace", "panic", "fault", "***"}
+
 // speaksOfError reports whether a line looks as if something went wrong there.
-// Most lines do not, so the cheap question comes first.
+// Most lines do not, and there may be millions, so the cheap question comes first.
 func speaksOfError(line string) bool {
+	small := strings.ToLower(line)
+	if !slices.ContainsFunc(hints, func(hint string) bool { return strings.Contains(small, hint) }) {
+		return false
+	}
 	return errorWords.MatchString(line) && !noErrors.MatchString(line)
 }
 
