@@ -468,7 +468,7 @@ func (r *Reader) hash(pos Pos) (Value, error) {
 		if name, ok := v.(Symbol); ok {
 			return Keyword(name), err
 		}
-		if err == nil {
+		if err == nil || err == errClose || err == errDot {
 			err = r.fail(at, "#: must be followed by a name")
 		}
 		return nil, err
@@ -560,9 +560,12 @@ func (r *Reader) bytes(pos Pos) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	items := v.(*List).Items
-	b := make(Bytes, len(items))
-	for i, item := range items {
+	l := v.(*List)
+	if l.Tail != nil {
+		return nil, r.fail(pos, "a dot in a bytevector")
+	}
+	b := make(Bytes, len(l.Items))
+	for i, item := range l.Items {
 		n, ok := item.(Int)
 		if !ok || n < 0 || n > 255 {
 			return nil, r.fail(pos, "%.20s is not a byte", item)
@@ -611,12 +614,17 @@ func (r *Reader) bang(pos Pos) (Value, error) {
 	return nil, r.block('!', '#')
 }
 
-// readNames are the character names Guile reads, beside those it writes.
+// readNames are the character names Guile reads, those it writes among them.
 var readNames = func() map[string]rune {
 	names := map[string]rune{
 		"null": 0, "linefeed": 10, "nl": 10, "altmode": 27, "esc": 27, "rubout": 127,
 		"del": 127, "bel": 7, "bs": 8, "ht": 9, "lf": 10, "vt": 11, "ff": 12, "np": 12, "cr": 13, "sp": 32,
 	}
+	for c, name := range strings.Fields("soh stx etx eot enq ack - - - - - - - so si dle " +
+		"dc1 dc2 dc3 dc4 nak syn etb can em sub - fs gs rs us") { // of ASCII, from 1 on
+		names[name] = rune(c + 1)
+	}
+	delete(names, "-")
 	for c, name := range charNames {
 		names[name] = c
 	}
