@@ -83,8 +83,13 @@ type Location struct {
 	Column int    // counts from 0
 }
 
-// String returns "FILE:LINE".
-func (l Location) String() string { return fmt.Sprintf("%s:%d", l.File, l.Line) }
+// String returns "FILE:LINE", or the file alone if no line is known.
+func (l Location) String() string {
+	if l.Line == 0 {
+		return l.File
+	}
+	return fmt.Sprintf("%s:%d", l.File, l.Line)
+}
 
 // Keys of the exceptions that are ours.
 const (

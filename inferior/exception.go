@@ -37,8 +37,8 @@ func (e *Exception) Error() string {
 }
 
 // Message returns what Guile would say: the thrown format with its arguments
-// filled in where the exception has that usual shape, (SUBR FORMAT ARGS …),
-// else the arguments as they are written.
+// filled in where the exception has that usual shape, (SUBR FORMAT ARGS …), the
+// message of a condition if it has one, else the arguments as they are written.
 func (e *Exception) Message() string {
 	if len(e.Args) >= 3 {
 		if format, ok := e.Args[1].(sexp.String); ok {
@@ -48,6 +48,11 @@ func (e *Exception) Message() string {
 	}
 	var words []string
 	for _, a := range e.Args {
+		if printed, ok := a.(sexp.Opaque); ok {
+			if message, ok := conditionMessage(string(printed)); ok {
+				return message
+			}
+		}
 		words = append(words, displayed(a))
 	}
 	return strings.Join(words, " ")
@@ -106,10 +111,37 @@ func fill(format string, args []sexp.Value) string {
 
 // displayed is what Scheme's display prints: no quotes around strings.
 func displayed(v sexp.Value) string {
-	if s, ok := v.(sexp.String); ok {
-		return string(s)
+	switch v := v.(type) {
+	case sexp.String:
+		return string(v)
+	case sexp.Char:
+		return string(v)
 	}
 	return v.String()
+}
+
+// conditionMessage reads the message out of a printed condition, such as
+// #<&formatted-message format: "~a: patch not found\n" arguments: ("x.patch")>.
+func conditionMessage(printed string) (message string, ok bool) {
+	for _, field := range []string{" format: ", " message: "} {
+		_, rest, found := strings.Cut(printed, field)
+		if !found {
+			continue
+		}
+		format, err := sexp.NewReader(strings.NewReader(rest)).Next()
+		if text, ok := format.(sexp.String); ok && err == nil {
+			var args []sexp.Value
+			for _, field := range []string{" arguments: ", " irritants: "} {
+				if _, rest, found := strings.Cut(printed, field); found {
+					list, _ := sexp.NewReader(strings.NewReader(rest)).Next()
+					args, _ = sexp.Items(list)
+					break
+				}
+			}
+			return strings.TrimSpace(fill(string(text), args)), true
+		}
+	}
+	return "", false
 }
 
 // decodeReply reads (values …) or (exception …).

@@ -185,3 +185,16 @@ func program(name string) (string, error) {
 	}
 	return path, nil
 }
+
+// terminate ends a child that need not be asked twice.
+func (p *process) terminate(wait time.Duration) {
+	p.signal(syscall.SIGTERM)
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-p.exited:
+	case <-t.C:
+		p.signal(syscall.SIGKILL)
+		<-p.exited
+	}
+}

@@ -1,0 +1,278 @@
+package inferior
+
+import (
+	"cmp"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
+)
+
+// evidence is what there is to find out from why guix pull failed.
+type evidence struct {
+	messages string   // what it printed to standard error
+	status   string   // how it ended
+	channels []string // names of the channels that were asked for
+
+	// How to read a build log and a file of the store; nil means the real ones.
+	log  func(path string) string
+	file func(path string) []byte
+	walk func(directory string) []string // *.scm files beneath, as paths relative to it
+}
+
+// What guix pull prints, in the order of events. Progress bars are cut out before.
+var (
+	progressBar   = regexp.MustCompile("▕[^▏\n]*▏|\r\x1b\\[K|\r|\x1b\\[[0-9;]*[A-Za-z]")
+	updating      = regexp.MustCompile(`^Updating channel '([^']*)' from Git repository at '([^']*)'`)
+	authenticting = regexp.MustCompile(`^Authenticating channel '([^']*)'`)
+	building      = regexp.MustCompile(`^Building from th`)
+	builtFrom     = regexp.MustCompile(`^  (\S.*)\t([0-9a-f]{7})$`)
+	buildFailed   = regexp.MustCompile(`^build of (/\S+\.drv) failed$`)
+	viewLog       = regexp.MustCompile(`^View build log at '([^']*)'`)
+	errorLine     = regexp.MustCompile(`^(?:guix pull|(\S+?):(\d+):(\d+)): error: (.*)$`)
+	placedLine    = regexp.MustCompile(`^(?:\S+:\d+:\d+: )?(/\S+?):(\d+):(\d+): (.*)$`)
+	guixLine      = regexp.MustCompile(`^guix/\S+:\d+:\d+: (.*)$`) // thrown in Guix's own code
+	warningLine   = regexp.MustCompile(`: warning: `)
+	storePrefix   = regexp.MustCompile(`^/gnu/store/[0-9a-z]{32}-[^/]+/`)
+	checkout      = regexp.MustCompile(`^.*/checkouts/[^/]+/`)
+)
+
+// A story is what the messages of guix pull tell.
+type story struct {
+	stage      Stage
+	channel    string            // updated or authenticated last
+	urls       map[string]string // by channel
+	commits    map[string]string // first seven digits, by channel
+	derivation string            // first one that failed
+	log        string
+	message    string
+	location   Location
+	hint       string
+}
+
+// read follows the messages line by line.
+func (s *story) read(messages string) {
+	s.stage, s.urls, s.commits = StageStart, make(map[string]string), make(map[string]string)
+	hinting := false
+	for line := range strings.Lines(progressBar.ReplaceAllString(messages, "\n")) {
+		line = strings.TrimRight(line, "\n")
+		if text, ok := strings.CutPrefix(line, "hint: "); ok {
+			s.hint, hinting = text, true
+			continue
+		}
+		if hinting = hinting && line != ""; hinting {
+			s.hint += " " + strings.TrimSpace(line)
+			continue
+		}
+		s.event(line)
+	}
+}
+
+func (s *story) event(line string) {
+	switch {
+	case updating.MatchString(line):
+		m := updating.FindStringSubmatch(line)
+		s.stage, s.channel = StageFetch, m[1]
+		s.urls[m[1]] = m[2]
+	case authenticting.MatchString(line):
+		s.stage, s.channel = StageAuthenticate, authenticting.FindStringSubmatch(line)[1]
+	case building.MatchString(line):
+		s.stage, s.channel = StageBuild, ""
+	case builtFrom.MatchString(line):
+		m := builtFrom.FindStringSubmatch(line)
+		s.builtFrom(m[1], m[2])
+	case buildFailed.MatchString(line):
+		s.derivation = cmp.Or(s.derivation, buildFailed.FindStringSubmatch(line)[1])
+	case viewLog.MatchString(line):
+		s.log = cmp.Or(s.log, viewLog.FindStringSubmatch(line)[1])
+	case warningLine.MatchString(line):
+	case errorLine.MatchString(line):
+		m := errorLine.FindStringSubmatch(line)
+		s.message, s.location = m[4], place(m[1], m[2], m[3])
+		if strings.HasPrefix(m[1], "guix/") { // where Guix reports from
+			s.location = Location{}
+		}
+	case placedLine.MatchString(line):
+		m := placedLine.FindStringSubmatch(line)
+		s.message, s.location = m[4], place(m[1], m[2], m[3])
+	case guixLine.MatchString(line):
+		s.message, s.location = guixLine.FindStringSubmatch(line)[1], Location{}
+	}
+}
+
+// builtFrom notes the commit of a channel, given as its name, padded to ten
+// characters, and its URL: with a long name nothing is between them.
+func (s *story) builtFrom(channel, commit string) {
+	for name, url := range s.urls {
+		if strings.HasPrefix(channel, name) && strings.TrimLeft(channel[len(name):], " ") == url {
+			s.commits[name] = commit
+		}
+	}
+}
+
+// place makes a location of what was matched, the file relative to its channel.
+func place(file, line, column string) Location {
+	l := Location{File: relative(file)}
+	l.Line, _ = strconv.Atoi(line)
+	l.Column, _ = strconv.Atoi(column)
+	return l
+}
+
+// relative drops the store item or checkout that a channel's file is in.
+func relative(file string) string {
+	return checkout.ReplaceAllString(storePrefix.ReplaceAllString(file, ""), "")
+}
+
+// diagnose turns evidence into a verdict.
+func diagnose(ev evidence) *PullError {
+	ev.setDefaults()
+	var s story
+	s.read(ev.messages)
+	e := &PullError{
+		Stage: s.stage, Channel: s.channel, Message: s.message, Location: s.location,
+		Derivation: s.derivation, BuildLog: s.log, Log: strings.Join(lastLines(ev.messages, 40), "\n"),
+	}
+	if s.derivation != "" {
+		e.blame(s)
+		ev.readBuild(e, s)
+	}
+	if e.Message == "" {
+		e.Message = lastMessage(ev)
+	}
+	e.classify(s)
+	if e.Stage == StageBuild && e.Derivation == "" {
+		e.blameBuildScript(ev)
+	}
+	if e.Channel != "" && !slices.Contains(ev.channels, e.Channel) && len(ev.channels) > 0 && e.Stage == StageFetch {
+		e.Stage = StageDependencies
+	}
+	if e.Location.File != "" && e.Stage != StageStart {
+		e.Module = cmp.Or(e.Module, moduleOf(e.Location.File))
+	}
+	e.Hint = cmp.Or(specificHint(e), s.hintUnless(e.Stage), hints[e.Cause])
+	return e
+}
+
+// lastMessage is what to say for want of an error: the last words, or how it ended.
+func lastMessage(ev evidence) string {
+	if lines := lastLines(progressBar.ReplaceAllString(ev.messages, "\n"), 1); len(lines) == 1 {
+		return strings.TrimSpace(lines[0]) + " (guix pull: " + ev.status + ")"
+	}
+	return "guix pull: " + ev.status
+}
+
+// blame says which channel the failed derivation belongs to.
+func (e *PullError) blame(s story) {
+	_, name, _ := strings.Cut(strings.TrimSuffix(path.Base(s.derivation), ".drv"), "-")
+	_, isChannel := s.commits[name]
+	switch {
+	case name == "guix-package-cache":
+		e.Stage = StagePackageCache
+	case name == "profile":
+		e.Stage = StageProfile
+	case isChannel:
+		e.Stage, e.Channel = StageBuild, name
+	default: // a part of Guix itself
+		e.Stage, e.Channel = StageBuild, "guix"
+	}
+}
+
+// buildScript is what builds the channel called guix. Guix runs it itself, not in a build.
+const buildScript = "build-aux/build-self.scm"
+
+func (e *PullError) blameBuildScript(ev evidence) {
+	e.Channel = "guix"
+	if strings.Contains(ev.messages, buildScript) {
+		e.Location = Location{File: buildScript}
+	}
+}
+
+// hintUnless is Guix's hint; the one about the package cache only says that
+// channels may be incompatible.
+func (s *story) hintUnless(stage Stage) string {
+	if stage == StagePackageCache {
+		return ""
+	}
+	return s.hint
+}
+
+// What messages tell of the cause, the first that matches.
+var causes = []struct {
+	text  *regexp.Regexp
+	cause Cause
+}{
+	{regexp.MustCompile(`No space left on device|Disk quota exceeded|database or disk is full`), CauseNoSpace},
+	{regexp.MustCompile(`not signed by an authorized key|could not authenticate|lacks a signature|^initial commit .* is signed by|` +
+		`lacks an introduction|invalid signature|signature verification failed|not a descendant of introductory commit|` +
+		`unauthorized`), CauseAuthentication},
+	{regexp.MustCompile(`'guix' channel is lacking`), CauseMissingGuix},
+	{regexp.MustCompile(`failed to connect to .?/|while setting up the build environment|failed to connect to .?(guix|ssh):|` +
+		`Resource temporarily unavailable|Cannot allocate memory|unexpected EOF reading|signal: killed`), CauseMachinery},
+	{regexp.MustCompile(`failed to resolve address|[Ff]ailed to connect|Connection (refused|reset|timed out)|timed out|` +
+		`Network is unreachable|No route to host|SSL error|TLS|unexpected http status|early EOF`), CauseNetwork},
+	{regexp.MustCompile(`^Git error|cannot find reference|no match for id|remote-tracking branch`), CauseRepository},
+	{regexp.MustCompile(`is not owned by|[Pp]ermission denied|Read-only file system|while creating directory`), CausePermission},
+	{regexp.MustCompile(`did not return a list of channels`), CauseChannelsFile},
+	{regexp.MustCompile(`no code for module`), CauseMissingModule},
+	{regexp.MustCompile(`Unbound variable|: unbound variable|no binding .* in module`), CauseUnboundVariable},
+	{regexp.MustCompile(`missing closing parenthesis|unexpected end of input|unexpected "|Unknown # object`), CauseSyntax},
+}
+
+// classify finds the cause, and corrects the stage by it.
+func (e *PullError) classify(s story) {
+	if e.Exception != nil {
+		switch e.Exception.Key {
+		case "syntax-error", "read-error":
+			e.Cause = CauseSyntax
+		case "unbound-variable":
+			e.Cause = CauseUnboundVariable
+		}
+	}
+	for _, c := range causes {
+		if e.Cause == "" && c.text.MatchString(e.Message) {
+			e.Cause = c.cause
+		}
+	}
+	if e.Exception != nil && e.Cause == CauseRepository {
+		e.Cause = ""
+	}
+	switch {
+	case e.Cause == CauseAuthentication:
+		e.Stage = StageAuthenticate
+	case e.Cause == CauseMissingGuix:
+		e.Stage = StageDependencies
+	case e.Stage == StageBuild && e.Derivation == "" && (e.Cause == CauseNoSpace || e.Cause == CausePermission):
+		e.Stage = StageProfile // all is built, but cannot be linked to
+	case e.Stage == StageStart && e.Cause != CausePermission && s.location.File != "":
+		e.Cause = CauseChannelsFile
+	case s.location.File == ".guix-channel":
+		e.Stage = StageDependencies
+	}
+	if e.Stage == StageAuthenticate && e.Cause == CauseMissingModule {
+		e.Cause = ""
+	}
+}
+
+// specificHint is advice that needs to know more than the cause.
+func specificHint(e *PullError) string {
+	if e.Cause == CauseMissingModule && e.Module != "" && strings.HasSuffix(e.Message, e.Module) {
+		return "the file does not define the module that its name calls for"
+	}
+	return ""
+}
+
+// moduleOf is the name of the module that a file, relative to the load path, should define.
+func moduleOf(file string) string {
+	name, ok := strings.CutSuffix(file, ".scm")
+	if !ok || strings.HasPrefix(name, "/") {
+		return ""
+	}
+	words := sexp.L()
+	for _, w := range strings.Split(name, "/") {
+		words.Items = append(words.Items, sexp.Symbol(w))
+	}
+	return words.String()
+}
