@@ -8,6 +8,8 @@ import (
 )
 
 // A Job is one thing an evaluation wants to exist: a package on a system, most often.
+// It is known again in later evaluations by its name and system, so that these
+// should be unique within one; two jobs with the same ones have one weather.
 type Job struct {
 	ID         int64
 	Evaluation int64
