@@ -374,6 +374,18 @@ func TestStopStubborn(t *testing.T) {
 	checkNothingLeft(t, d, in)
 }
 
+// A signal that is lost is sent again, well before the container is killed.
+func TestStopHardOfHearing(t *testing.T) {
+	d := testDeployment(t)
+	g := mustApply(t, d, script(t, d, "is hard of hearing", "status-works.sexp"))
+	in := checkRuns(t, d, g)
+	d.StopTimeout = time.Hour
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, d, in)
+}
+
 // Somebody kills the launcher: the container goes on, and can still be stopped.
 func TestStopWithoutLauncher(t *testing.T) {
 	d := testDeployment(t)

@@ -72,13 +72,7 @@ func (in *Instance) stop(ctx context.Context) error {
 	asked := time.Now()
 	patience, cancel := context.WithTimeoutCause(ctx, cmp.Or(in.d.StopTimeout, defaultStopTimeout), errStubborn)
 	defer cancel()
-	err := in.Process.awaitHearing(patience, unix.SIGTERM)
-	if err == nil {
-		err = in.Process.signal(unix.SIGTERM)
-	}
-	if err == nil {
-		err = in.Process.wait(patience)
-	}
+	err := in.terminate(patience)
 	if err == nil {
 		err = in.Launcher.wait(patience) // it removes its temporary directory
 	}
@@ -87,6 +81,34 @@ func (in *Instance) stop(ctx context.Context) error {
 	}
 	return in.kill(context.WithoutCancel(ctx))
 }
+
+// terminate asks shepherd to end until it has, or ctx does. Asking once is not
+// enough: a signal that comes while the system boots is lost, and a process
+// that forks blocks all signals for a moment, so it cannot be known beforehand which
+// one is heard. Shepherd takes further ones, while it stops its services, for the first.
+func (in *Instance) terminate(ctx context.Context) error {
+	for {
+		err := in.Process.awaitHearing(ctx, unix.SIGTERM)
+		if err == nil {
+			err = in.Process.signal(unix.SIGTERM)
+		}
+		if err != nil {
+			return err
+		}
+		again, cancel := context.WithTimeout(ctx, askAgain)
+		err = in.Process.wait(again)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// askAgain is the time between two requests to end.
+const askAgain = time.Second
 
 var errStubborn = errors.New("it did not stop in time")
 

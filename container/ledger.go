@@ -46,7 +46,7 @@ const (
 	WasNotStable Event = "start-failed"    // of the current generation
 )
 
-// record appends an entry; the ledger is only ever appended to.
+// enter appends an entry; the ledger is only ever appended to.
 func (d *Deployment) enter(e Entry) error {
 	name := d.path("ledger.jsonl")
 	text, err := readLedger(name)

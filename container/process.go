@@ -140,7 +140,7 @@ func (p Process) awaitHearing(ctx context.Context, sig unix.Signal) error {
 	return nil
 }
 
-// hears reports whether the process blocks or catches a signal,
+// hears reports whether the process blocks or catches a signal just now,
 // according to proc_pid_status(5).
 func (p Process) hears(sig unix.Signal) bool {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID)) // none: it is gone

@@ -169,7 +169,8 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 	t.Run("a service does not come up", failing(scripts.fails, "sample-broken.pid"))
 	t.Run("a service dies", failing(scripts.dies, "respawn"))
 
-	t.Run("interrupted", func(t *testing.T) {
+	t.Run("interrupted while it boots", func(t *testing.T) {
+		begin := time.Now()
 		ctx, cancel := context.WithCancel(ctx)
 		probing := probeFunc(func() error { cancel(); return errors.New("not yet") })
 		e := *d
@@ -180,6 +181,9 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 			t.Fatalf("error %v", err)
 		}
 		answers(t, "two")
+		if took := time.Since(begin); took > d.StopTimeout {
+			t.Errorf("took %v: the signal to stop was lost", took)
+		}
 	})
 
 	t.Run("the launcher is killed", func(t *testing.T) {

@@ -68,6 +68,9 @@ func containerMain(mode, socket, replyFile string) int {
 	}
 	go answer(l, reply)
 	<-stop
+	if mode == "is hard of hearing" {
+		<-stop
+	}
 	if mode == "is stubborn" {
 		for {
 			time.Sleep(time.Hour)
