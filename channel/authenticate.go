@@ -104,7 +104,9 @@ func (a *Authenticator) attempt(ctx context.Context, c Channel, trusted []Commit
 	err = a.Repositories.repairing(ctx, c.URL, func() error {
 		repo, _, err := a.Repositories.Resolve(ctx, c)
 		if err == nil {
+			repo = repo.forReadingMuch()
 			result, err = a.authenticate(ctx, repo, c, trusted)
+			err = errors.Join(err, repo.close())
 		}
 		var odd *malformedError
 		if errors.As(err, &odd) {

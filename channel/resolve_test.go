@@ -356,3 +356,52 @@ func TestConcurrentResolves(t *testing.T) {
 		t.Errorf("in the directory: %v", left)
 	}
 }
+
+// A process that was killed leaves its half-made clone and its lock file.
+func TestLeftoversOfKilledProcess(t *testing.T) {
+	r, intro := newRepo(t, nil)
+	list := channel.List{r.Channel("guix", intro)}
+	other := newResolver(t)
+	resolve(t, other, list)
+	mirrors, _ := filepath.Glob(filepath.Join(other.Repositories.Dir, "*"))
+	if len(mirrors) != 1 {
+		t.Fatalf("mirrors: %v", mirrors)
+	}
+	resolver := newResolver(t)
+	name := filepath.Join(resolver.Repositories.Dir, filepath.Base(mirrors[0]))
+	err := errors.Join(
+		os.MkdirAll(name+".tmp-123/objects", 0o700),
+		os.WriteFile(name+".tmp-123/HEAD", []byte("ref: refs/heads/master\n"), 0o600),
+		os.WriteFile(name+".lock", nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolve(t, resolver, list)
+	left, _ := filepath.Glob(filepath.Join(resolver.Repositories.Dir, "*"))
+	if len(left) != 1 || left[0] != name {
+		t.Errorf("in the directory: %v", left)
+	}
+}
+
+// The head of a branch is known without a clone, and fast enough to ask often.
+func TestHeads(t *testing.T) {
+	r, intro := newRepo(t, nil)
+	second := commit(t, r, "master", map[string]string{"f": "1"})
+	if err := r.Tag("v1", intro.Commit, "One."); err != nil {
+		t.Fatal(err)
+	}
+	at := func(branch string, c channel.Commit) channel.Channel {
+		return channel.Channel{Name: "x", URL: r.URL(), Branch: branch, Commit: c}
+	}
+	repos := &channel.Repositories{Dir: filepath.Join(t.TempDir(), "never made")}
+	got, err := repos.Heads(t.Context(), channel.List{at("", ""), at("refs/heads/master", ""), at("", "v1"), at("", intro.Commit), at("", "abcd")})
+	if diff := cmp.Diff([]channel.Commit{second, second, intro.Commit, intro.Commit, "abcd"}, got); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	if _, err := os.Stat(repos.Dir); err == nil {
+		t.Error("something was cloned")
+	}
+	if _, err := repos.Heads(t.Context(), channel.List{at("nope", "")}); err == nil || !strings.Contains(err.Error(), `it has no branch "nope"`) {
+		t.Errorf("error %v", err)
+	}
+}
