@@ -113,7 +113,7 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request, path []string) {
 	case len(path) == 1 && first == "index.html":
 		h.serveIndex(w, r)
 	case len(path) == 1 && first == "nix-cache-info":
-		send(w, r, textType, []byte("StoreDir: "+StoreDir+"\nWantMassQuery: 0\nPriority: 100\n"))
+		send(w, r, textType, []byte(cacheInfo))
 	case len(path) == 1 && first == "signing-key.pub" && h.Key != nil:
 		send(w, r, textType, []byte(h.Key.Public().String()))
 	case len(path) == 1 && strings.HasSuffix(first, ".narinfo"):
@@ -218,6 +218,9 @@ func escape(s string) string {
 	}
 	return b.String()
 }
+
+// cacheInfo is what a cache says about itself.
+const cacheInfo = "StoreDir: " + StoreDir + "\nWantMassQuery: 0\nPriority: 100\n"
 
 const textType = "text/plain;charset=utf-8"
 

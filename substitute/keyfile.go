@@ -71,7 +71,7 @@ func ReadPublicKeyFile(path string) (*PublicKey, error) {
 // The private file comes first, and is whole as soon as it exists; what
 // [EnsureKeyPair] finds after a crash is at worst a missing public file.
 func (k *PrivateKey) WriteKeyPair(path string) error {
-	err := writeFile(path, k.tree.advanced(), secretMode, os.Link)
+	err := writeFile(path, secretMode, os.Link, text(k.tree.advanced()))
 	if err == nil {
 		err = k.writePublic(path)
 	}
@@ -109,19 +109,19 @@ func EnsureKeyPair(path string) (*PrivateKey, error) {
 func publicFile(secret string) string { return strings.TrimSuffix(secret, ".sec") + ".pub" }
 
 func (k *PrivateKey) writePublic(secret string) error {
-	return writeFile(publicFile(secret), k.public.tree.advanced(), publicMode, os.Rename)
+	return writeFile(publicFile(secret), publicMode, os.Rename, text(k.public.tree.advanced()))
 }
 
-// writeFile makes a whole file appear at path: it is written under another name
-// and put in place by publish, os.Rename to replace what is there, os.Link not to.
-func writeFile(path string, data []byte, mode fs.FileMode, publish func(from, to string) error) error {
+// writeFile makes a whole file appear at path: write fills it under another name,
+// and publish puts it in place, os.Rename to replace what is there, os.Link not to.
+func writeFile(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-")
+	f, err := os.CreateTemp(dir, ".tmp-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(data)
+	err = write(f)
 	if err == nil {
 		err = f.Chmod(mode)
 	}
@@ -135,6 +135,14 @@ func writeFile(path string, data []byte, mode fs.FileMode, publish func(from, to
 		return err
 	}
 	return syncDir(dir)
+}
+
+// text writes what is at hand.
+func text(data []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	}
 }
 
 func syncDir(dir string) error {
