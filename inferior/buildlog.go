@@ -72,29 +72,61 @@ func schemeFiles(directory string) []string {
 }
 
 // readBuild adds what the log of the failed build tells.
-func (ev *evidence) readBuild(e *PullError, s story) {
+func (ev *evidence) readBuild(f *Failure, s story) {
 	log := ev.log(s.log)
 	if log == "" {
 		return
 	}
-	e.Log += "\n" + strings.Join(lastLines(log, 40), "\n")
-	exception := lastException(log)
-	if exception == nil {
-		if lines := lastLines(log, 1); len(lines) == 1 {
-			e.Message = lines[0]
-		}
+	f.Log += "\n" + strings.Join(lastLines(log, 40), "\n")
+	if f.Exception = lastException(log); f.Exception != nil {
+		f.Message = oneLine(f.Exception.Message())
+		f.Location = thrownAt(f.Exception, &f.Message)
 		return
 	}
-	e.Exception, e.Message = exception, oneLine(exception.Message())
-	sources := ev.sources(s)
-	channel, location := thrownAt(exception, &e.Message)
-	if location.File == "" {
-		channel, location = ev.inBacktrace(log, sources)
+	if line := tellingLine(log); line != "" {
+		f.Message = line
 	}
-	if location.File == "" {
-		channel, location = ev.mentioned(exception, sources, e.Channel)
+}
+
+var anError = regexp.MustCompile(`(?i)\berror\b|\bfailed\b`)
+
+// tellingLine returns the line of a log that says what went wrong: Guile's, which may
+// take two, else the last that speaks of an error, else the last.
+func tellingLine(log string) string {
+	lines := lastLines(log, 200)
+	for i, line := range slices.Backward(lines) {
+		rest := guilePlace.ReplaceAllString(line, "")
+		if rest == line {
+			continue
+		}
+		if strings.HasSuffix(rest, ":") && i+1 < len(lines) {
+			rest += " " + lines[i+1]
+		}
+		return oneLine(rest)
 	}
-	e.Location = location
+	for _, line := range slices.Backward(lines) {
+		if anError.MatchString(line) {
+			return oneLine(line)
+		}
+	}
+	if len(lines) == 0 {
+		return ""
+	}
+	return oneLine(lines[len(lines)-1])
+}
+
+// place finds out where a channel's exception comes from that does not say so.
+func (e *PullError) place(ev evidence, s story) {
+	if e.Exception == nil {
+		return
+	}
+	sources, channel := ev.sources(s), ""
+	if e.Location.File == "" {
+		channel, e.Location = ev.inBacktrace(ev.log(s.log), sources)
+	}
+	if e.Location.File == "" {
+		e.Location = ev.mentioned(e.Exception, sources[e.Channel])
+	}
 	if e.Channel == "" {
 		e.Channel = cmp.Or(channel, onlyOther(s.commits))
 	}
@@ -139,29 +171,27 @@ func lastException(log string) *Exception {
 var placed = regexp.MustCompile(`^(/[^:\s]+):(\d+):(\d+): (.*)$`)
 
 // thrownAt finds the place that the exception itself names, which it cuts from the message.
-func thrownAt(e *Exception, message *string) (channel string, l Location) {
+func thrownAt(e *Exception, message *string) (l Location) {
 	if m := placed.FindStringSubmatch(*message); m != nil {
 		*message = m[4]
-		return "", place(m[1], m[2], m[3])
+		return place(m[1], m[2], m[3])
 	}
 	if e.Key != "syntax-error" || len(e.Args) < 3 {
-		return "", l
+		return l
 	}
 	// (syntax-error FORM MESSAGE PROPERTIES TEXT SUBFORM)
 	form, properties := displayed(e.Args[0]), e.Args[2]
 	if what, ok := e.Args[1].(sexp.String); ok {
 		*message = form + ": " + string(what)
 	}
-	file, _ := property(properties, "filename")
-	line, _ := property(properties, "line")
-	column, _ := property(properties, "column")
+	file, _ := sexp.Field(properties, "filename")
+	line, _ := sexp.Field(properties, "line")
+	column, _ := sexp.Field(properties, "column")
 	if name, ok := sexp.Text(file); ok {
 		l = Location{File: relative(name), Line: integer(line) + 1, Column: integer(column)}
 	}
-	return "", l
+	return l
 }
-
-func property(v sexp.Value, key sexp.Symbol) (sexp.Value, bool) { return sexp.Field(v, key) }
 
 var (
 	backtraceFile  = regexp.MustCompile(`^In (\S+):$`)
@@ -193,27 +223,26 @@ func (ev *evidence) inBacktrace(log string, sources map[string]string) (channel 
 
 // mentioned looks in the channel's source for the name that the exception is about: it
 // came without a place, as a build's exceptions do.
-func (ev *evidence) mentioned(e *Exception, sources map[string]string, channel string) (string, Location) {
-	source, ok := sources[channel]
-	if !ok || len(e.Args) < 3 {
-		return "", Location{}
+func (ev *evidence) mentioned(e *Exception, source string) Location {
+	if source == "" || len(e.Args) < 3 {
+		return Location{}
 	}
 	names, _ := sexp.Items(e.Args[2])
 	format, _ := sexp.Text(e.Args[1])
 	about := e.Key == "unbound-variable" || strings.Contains(format, "no code for module")
 	if !about || len(names) == 0 {
-		return "", Location{}
+		return Location{}
 	}
 	root := path.Join(source, ev.directory(source))
 	for _, file := range ev.walk(root) {
 		if pos, ok := ev.find(path.Join(root, file), names[0]); ok {
-			return channel, Location{File: file, Line: pos.Line, Column: pos.Column - 1}
+			return Location{File: file, Line: pos.Line, Column: pos.Column - 1}
 		}
 		if moduleOf(file) == names[0].String() { // it is there, but is called something else
-			return channel, Location{File: file, Line: 1}
+			return Location{File: file, Line: 1}
 		}
 	}
-	return "", Location{}
+	return Location{}
 }
 
 // find returns where a file mentions v.

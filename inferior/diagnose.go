@@ -11,8 +11,9 @@ import (
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
-// evidence is what there is to find out from why guix pull failed.
+// evidence is what there is to find out from why a Guix command failed.
 type evidence struct {
+	command  string   // such as "guix pull"
 	messages string   // what it printed to standard error
 	status   string   // how it ended
 	channels []string // names of the channels that were asked for
@@ -23,7 +24,7 @@ type evidence struct {
 	walk func(directory string) []string // *.scm files beneath, as paths relative to it
 }
 
-// What guix pull prints, in the order of events. Progress bars are cut out before.
+// What Guix prints, in the order of events. Progress bars are cut out before.
 var (
 	progressBar   = regexp.MustCompile("▕[^▏\n]*▏|\r\x1b\\[K|\r|\x1b\\[[0-9;]*[A-Za-z]")
 	updating      = regexp.MustCompile(`^Updating channel '([^']*)' from Git repository at '([^']*)'`)
@@ -32,9 +33,10 @@ var (
 	builtFrom     = regexp.MustCompile(`^  (\S.*)\t([0-9a-f]{7})$`)
 	buildFailed   = regexp.MustCompile(`^build of (/\S+\.drv) failed$`)
 	viewLog       = regexp.MustCompile(`^View build log at '([^']*)'`)
-	errorLine     = regexp.MustCompile(`^(?:guix pull|(\S+?):(\d+):(\d+)): error: (.*)$`)
+	errorLine     = regexp.MustCompile(`^(?:guix \S+|(\S+?):(\d+):(\d+)): error: (.*)$`)
 	placedLine    = regexp.MustCompile(`^(?:\S+:\d+:\d+: )?(/\S+?):(\d+):(\d+): (.*)$`)
 	guixLine      = regexp.MustCompile(`^guix/\S+:\d+:\d+: (.*)$`) // thrown in Guix's own code
+	guilePlace    = regexp.MustCompile(`^(?:ice-9|srfi|guix)/\S+:\d+:\d+: `)
 	warningLine   = regexp.MustCompile(`: warning: `)
 	storePrefix   = regexp.MustCompile(`^/gnu/store/[0-9a-z]{32}-[^/]+/`)
 	checkout      = regexp.MustCompile(`^.*/checkouts/[^/]+/`)
@@ -73,6 +75,12 @@ func (s *story) read(messages string) {
 
 func (s *story) event(line string) {
 	switch {
+	case strings.HasSuffix(s.message, ":") && line != "": // it goes on
+		m := placedLine.FindStringSubmatch(line)
+		if m != nil {
+			s.location, line = place(m[1], m[2], m[3]), m[4]
+		}
+		s.message += " " + guilePlace.ReplaceAllString(line, "")
 	case updating.MatchString(line):
 		m := updating.FindStringSubmatch(line)
 		s.stage, s.channel = StageFetch, m[1]
@@ -126,42 +134,63 @@ func relative(file string) string {
 	return checkout.ReplaceAllString(storePrefix.ReplaceAllString(file, ""), "")
 }
 
-// diagnose turns evidence into a verdict.
-func diagnose(ev evidence) *PullError {
+// diagnosePull turns evidence into a verdict.
+func diagnosePull(ev evidence) *PullError {
 	ev.setDefaults()
 	var s story
 	s.read(ev.messages)
-	e := &PullError{
-		Stage: s.stage, Channel: s.channel, Message: s.message, Location: s.location,
-		Derivation: s.derivation, BuildLog: s.log, Log: strings.Join(lastLines(ev.messages, 40), "\n"),
-	}
+	e := &PullError{Stage: s.stage, Channel: s.channel, Failure: ev.failure(s)}
 	if s.derivation != "" {
 		e.blame(s)
-		ev.readBuild(e, s)
+		ev.readBuild(&e.Failure, s)
+		e.place(ev, s)
 	}
-	if e.Message == "" {
-		e.Message = lastMessage(ev)
-	}
-	e.classify(s)
+	e.classify()
+	e.correctStage(s)
 	if e.Stage == StageBuild && e.Derivation == "" {
 		e.blameBuildScript(ev)
 	}
-	if e.Channel != "" && !slices.Contains(ev.channels, e.Channel) && len(ev.channels) > 0 && e.Stage == StageFetch {
+	if e.Stage == StageFetch && len(ev.channels) > 0 && !slices.Contains(ev.channels, e.Channel) {
 		e.Stage = StageDependencies
 	}
 	if e.Location.File != "" && e.Stage != StageStart {
-		e.Module = cmp.Or(e.Module, moduleOf(e.Location.File))
+		e.Module = moduleOf(e.Location.File)
 	}
-	e.Hint = cmp.Or(specificHint(e), s.hintUnless(e.Stage), hints[e.Cause])
+	e.Hint = cmp.Or(e.specificHint(), s.hintUnless(e.Stage), hints[e.Cause])
 	return e
 }
 
-// lastMessage is what to say for want of an error: the last words, or how it ended.
-func lastMessage(ev evidence) string {
-	if lines := lastLines(progressBar.ReplaceAllString(ev.messages, "\n"), 1); len(lines) == 1 {
-		return strings.TrimSpace(lines[0]) + " (guix pull: " + ev.status + ")"
+// diagnoseSystem turns evidence into the error about a configuration file.
+func diagnoseSystem(ev evidence, file string) *SystemError {
+	ev.setDefaults()
+	var s story
+	s.read(ev.messages)
+	e := &SystemError{File: file, Failure: ev.failure(s)}
+	if s.derivation != "" {
+		ev.readBuild(&e.Failure, s)
 	}
-	return "guix pull: " + ev.status
+	e.classify()
+	e.Hint = cmp.Or(s.hint, hints[e.Cause])
+	return e
+}
+
+// failure is what the messages alone tell.
+func (ev *evidence) failure(s story) Failure {
+	f := Failure{Message: s.message, Location: s.location, Derivation: s.derivation, BuildLog: s.log,
+		Log: strings.Join(lastLines(ev.messages, 40), "\n")}
+	if f.Message == "" {
+		f.Message = ev.lastMessage()
+	}
+	return f
+}
+
+// lastMessage is what to say for want of an error: the last words, or how it ended.
+func (ev *evidence) lastMessage() string {
+	ended := ev.command + ": " + ev.status
+	if lines := lastLines(progressBar.ReplaceAllString(ev.messages, "\n"), 1); len(lines) == 1 {
+		return strings.TrimSpace(lines[0]) + " (" + ended + ")"
+	}
+	return ended
 }
 
 // blame says which channel the failed derivation belongs to.
@@ -211,34 +240,36 @@ var causes = []struct {
 	{regexp.MustCompile(`'guix' channel is lacking`), CauseMissingGuix},
 	{regexp.MustCompile(`failed to connect to .?/|while setting up the build environment|failed to connect to .?(guix|ssh):|` +
 		`Resource temporarily unavailable|Cannot allocate memory|unexpected EOF reading|signal: killed`), CauseMachinery},
-	{regexp.MustCompile(`failed to resolve address|[Ff]ailed to connect|Connection (refused|reset|timed out)|timed out|` +
+	{regexp.MustCompile(`failed to resolve address|[Nn]ame or service not known|failed to download|[Ff]ailed to connect|Connection (refused|reset|timed out)|timed out|` +
 		`Network is unreachable|No route to host|SSL error|TLS|unexpected http status|early EOF`), CauseNetwork},
 	{regexp.MustCompile(`^Git error|cannot find reference|no match for id|remote-tracking branch`), CauseRepository},
 	{regexp.MustCompile(`is not owned by|[Pp]ermission denied|Read-only file system|while creating directory`), CausePermission},
 	{regexp.MustCompile(`did not return a list of channels`), CauseChannelsFile},
 	{regexp.MustCompile(`no code for module`), CauseMissingModule},
 	{regexp.MustCompile(`Unbound variable|: unbound variable|no binding .* in module`), CauseUnboundVariable},
-	{regexp.MustCompile(`missing closing parenthesis|unexpected end of input|unexpected "|Unknown # object`), CauseSyntax},
+	{regexp.MustCompile(`missing closing parenthesis|unexpected end of input|unexpected "|Unknown # object|` +
+		`extraneous field initializers|missing field initializers|failed to match any pattern`), CauseSyntax},
 }
 
-// classify finds the cause, and corrects the stage by it.
-func (e *PullError) classify(s story) {
-	if e.Exception != nil {
-		switch e.Exception.Key {
+// classify finds the cause.
+func (f *Failure) classify() {
+	if f.Exception != nil {
+		switch f.Exception.Key {
 		case "syntax-error", "read-error":
-			e.Cause = CauseSyntax
+			f.Cause = CauseSyntax
 		case "unbound-variable":
-			e.Cause = CauseUnboundVariable
+			f.Cause = CauseUnboundVariable
 		}
 	}
 	for _, c := range causes {
-		if e.Cause == "" && c.text.MatchString(e.Message) {
-			e.Cause = c.cause
+		if f.Cause == "" && c.text.MatchString(f.Message) {
+			f.Cause = c.cause
 		}
 	}
-	if e.Exception != nil && e.Cause == CauseRepository {
-		e.Cause = ""
-	}
+}
+
+// correctStage puts the failure where it belongs, if that is not where guix pull stood.
+func (e *PullError) correctStage(s story) {
 	switch {
 	case e.Cause == CauseAuthentication:
 		e.Stage = StageAuthenticate
@@ -251,13 +282,10 @@ func (e *PullError) classify(s story) {
 	case s.location.File == ".guix-channel":
 		e.Stage = StageDependencies
 	}
-	if e.Stage == StageAuthenticate && e.Cause == CauseMissingModule {
-		e.Cause = ""
-	}
 }
 
 // specificHint is advice that needs to know more than the cause.
-func specificHint(e *PullError) string {
+func (e *PullError) specificHint() string {
 	if e.Cause == CauseMissingModule && e.Module != "" && strings.HasSuffix(e.Message, e.Module) {
 		return "the file does not define the module that its name calls for"
 	}

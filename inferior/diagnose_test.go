@@ -9,9 +9,9 @@ import (
 
 // captured is what a real "guix pull" of Guix 1.5.0 left behind: its messages,
 // the log of the build that failed, and the part of the store between them.
-func captured(t *testing.T, name string) evidence {
+func captured(t *testing.T, kind, name string) evidence {
 	t.Helper()
-	dir := filepath.Join("testdata", "pull", name)
+	dir := filepath.Join("testdata", kind, name)
 	messages, err := os.ReadFile(filepath.Join(dir, "messages"))
 	if err != nil {
 		t.Fatal(err)
@@ -20,7 +20,7 @@ func captured(t *testing.T, name string) evidence {
 		return filepath.Join(dir, "store", strings.TrimPrefix(path, "/gnu/store/"))
 	}
 	return evidence{
-		messages: string(messages), status: "exit status 1", channels: []string{"guix", "sample"},
+		command: "guix " + kind, messages: string(messages), status: "exit status 1", channels: []string{"guix", "sample"},
 		log: func(path string) string {
 			if !strings.HasPrefix(path, "/var/log/guix/drvs/") {
 				t.Errorf("log asked for: %q", path)
@@ -81,7 +81,7 @@ func TestDiagnose(t *testing.T) {
 		{"unbound", StageStart, CauseChannelsFile, "pull: start: /srv/git/unbound.scm:1: chanel: unbound variable"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := diagnose(captured(t, c.name))
+			e := diagnosePull(captured(t, "pull", c.name))
 			if e.Stage != c.stage || e.Cause != c.cause || e.Error() != c.want {
 				t.Errorf("\n got %s, %q: %s\nwant %s, %q: %s", e.Stage, e.Cause, e, c.stage, c.cause, c.want)
 			}
@@ -90,6 +90,34 @@ func TestDiagnose(t *testing.T) {
 			}
 			if (e.Derivation != "") != (e.BuildLog != "") {
 				t.Errorf("derivation %q, log %q", e.Derivation, e.BuildLog)
+			}
+		})
+	}
+}
+
+func TestDiagnoseSystem(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		cause Cause
+		want  string // of Error
+	}{
+		{"unbound", CauseUnboundVariable, `build system of "os.scm": /etc/ci/unbound.scm:6: no-such-bootloader: unbound variable`},
+		{"module", CauseMissingModule, `build system of "os.scm": failed to load '/etc/ci/module.scm': In procedure resolve-interface: no code for module (no such module)`},
+		{"syntax", CauseSyntax, `build system of "os.scm": /etc/ci/syntax.scm:4: missing closing parenthesis`},
+		{"field", CauseSyntax, `build system of "os.scm": /etc/ci/field.scm:2: (operating-system (hots-name "x")): extraneous field initializers (hots-name)`},
+		{"notos", "", `build system of "os.scm": '/etc/ci/notos.scm' does not return an operating system or an image`},
+		{"throws", "", `build system of "os.scm": /etc/ci/throws.scm:2: failed to load '/etc/ci/throws.scm': In procedure car: Wrong type (expecting pair): 5`},
+		{"service", "", `build system of "os.scm": service 'web' requires 'nothing-like-it', which is not provided by any service`},
+		{"missing", "", `build system of "os.scm": failed to load '/etc/ci/missing.scm': No such file or directory`},
+		{"fails", "", `build system of "os.scm": In procedure error: it is broken on purpose`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := diagnoseSystem(captured(t, "system", c.name), "os.scm")
+			if e.Cause != c.cause || e.Error() != c.want {
+				t.Errorf("\n got %q: %s\nwant %q: %s", e.Cause, e, c.cause, c.want)
+			}
+			if (e.Derivation != "") != (c.name == "fails") {
+				t.Errorf("derivation %q", e.Derivation)
 			}
 		})
 	}

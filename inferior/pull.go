@@ -206,7 +206,7 @@ func (p *Puller) makeDirectories() error {
 func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fileLock) error {
 	guix, err := program(p.Guix)
 	if err != nil {
-		return &PullError{Stage: StageStart, Cause: CauseMachinery, Message: err.Error()}
+		return startFailed(err)
 	}
 	// Guix does not guard the checkouts it keeps against another guix pull,
 	// so it is one at a time until the last channel is fetched.
@@ -225,7 +225,7 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 	cmd.Stdout = p.Log
 	child, err := startProcess(cmd, io.MultiWriter(orDiscard(p.Log), &watcher{text: []byte(allFetched), found: fetching.release}))
 	if err != nil {
-		return &PullError{Stage: StageStart, Cause: CauseMachinery, Message: err.Error()}
+		return startFailed(err)
 	}
 	select {
 	case <-child.exited:
@@ -236,9 +236,13 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 	if child.err == nil {
 		return nil
 	}
-	failed := diagnose(evidence{messages: child.stderr.String(), status: child.status(), channels: channelNames(channels)})
+	failed := diagnosePull(evidence{command: "guix pull", messages: child.stderr.String(), status: child.status(), channels: channelNames(channels)})
 	p.logger().Info("pull failed", "name", name, "stage", failed.Stage, "channel", failed.Channel, "err", failed.Message)
 	return failed
+}
+
+func startFailed(err error) *PullError {
+	return &PullError{Stage: StageStart, Failure: Failure{Cause: CauseMachinery, Message: err.Error()}}
 }
 
 func (p *Puller) stopTimeout() time.Duration {

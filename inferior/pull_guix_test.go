@@ -185,11 +185,12 @@ func TestGuixPullForged(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := set.Channels()
-	for i := range list {
-		if list[i].Name == samples.Channel {
-			list[i].Branch = branch
-		}
+	forged := set.Repo(samples.Channel).Channel(samples.Channel, nil)
+	forged.Branch = branch
+	for _, c := range list {
+		forged.Introduction = c.Introduction // of the same key, made the same way
 	}
+	list = append(list, forged)
 	var b bytes.Buffer
 	if _, err := list.WriteTo(&b); err != nil {
 		t.Fatal(err)

@@ -37,16 +37,13 @@ const (
 	CauseMachinery       Cause = "machinery"        // no daemon, no Guix, a process killed
 )
 
-// A PullError is the verdict on channels that could not be pulled.
-type PullError struct {
-	Stage   Stage
-	Cause   Cause  // empty if it is none of those known
-	Channel string // whose fault it is; empty if that is not known
-	Module  string // such as "(my packages)"; empty if not known
+// A Failure is what is known about a Guix command that did not succeed.
+type Failure struct {
+	Cause Cause // empty if it is none of those known
 	// Message is one line in the words of Guix or Guile, such as
 	// "Unbound variable: linux-libre-7.2".
 	Message string
-	// Location is where, relative to the channel's repository.
+	// Location is where; relative to the repository of its channel, if it is a channel's.
 	Location Location
 	// Exception is what Guile threw in a build; nil otherwise.
 	Exception *Exception
@@ -55,8 +52,34 @@ type PullError struct {
 	// log; empty if no build did.
 	Derivation string
 	BuildLog   string
-	// Log is the end of what guix pull printed, and of the failed build's log.
+	// Log is the end of what the command printed, and of the failed build's log.
 	Log string
+}
+
+// Machinery reports whether the answer is unknown rather than no: the same
+// thing may succeed once the disk, network or daemon is well.
+func (f *Failure) Machinery() bool {
+	switch f.Cause {
+	case CauseNetwork, CauseNoSpace, CausePermission, CauseMachinery:
+		return true
+	}
+	return false
+}
+
+// why is the location and the message.
+func (f *Failure) why() string {
+	if f.Location.File == "" {
+		return f.Message
+	}
+	return f.Location.String() + ": " + f.Message
+}
+
+// A PullError is the verdict on channels that could not be pulled.
+type PullError struct {
+	Stage   Stage
+	Channel string // whose fault it is; empty if that is not known
+	Module  string // such as "(my packages)"; empty if not known
+	Failure
 }
 
 // Error returns one line: what failed for which channel, where, why.
@@ -66,21 +89,19 @@ func (e *PullError) Error() string {
 	if e.Channel != "" {
 		fmt.Fprintf(&b, " of channel %q", e.Channel)
 	}
-	if e.Location.File != "" {
-		fmt.Fprintf(&b, ": %v", e.Location)
-	}
-	fmt.Fprintf(&b, ": %s", e.Message)
+	fmt.Fprintf(&b, ": %s", e.why())
 	return b.String()
 }
 
-// Machinery reports whether the answer is unknown rather than no: the same
-// channels may pull once the disk, network or daemon is well.
-func (e *PullError) Machinery() bool {
-	switch e.Cause {
-	case CauseNetwork, CauseNoSpace, CausePermission, CauseMachinery:
-		return true
-	}
-	return false
+// A SystemError says why a system could not be computed or built.
+type SystemError struct {
+	File string // the configuration
+	Failure
+}
+
+// Error returns one line: which configuration, where, why.
+func (e *SystemError) Error() string {
+	return fmt.Sprintf("build system of %q: %s", e.File, e.why())
 }
 
 // hints are what to try, by cause. Guix's own hint, where it gives one, goes first.
