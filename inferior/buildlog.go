@@ -1,7 +1,6 @@
 package inferior
 
 import (
-	"bytes"
 	"cmp"
 	"compress/bzip2"
 	"compress/gzip"
@@ -235,54 +234,14 @@ func (ev *evidence) mentioned(e *Exception, source string) Location {
 	}
 	root := path.Join(source, ev.directory(source))
 	for _, file := range ev.walk(root) {
-		if pos, ok := ev.find(path.Join(root, file), names[0]); ok {
-			return Location{File: file, Line: pos.Line, Column: pos.Column - 1}
+		if at, ok := find(ev.file(path.Join(root, file)), names[0].String()); ok {
+			return Location{File: file, Line: at.line, Column: at.column}
 		}
 		if moduleOf(file) == names[0].String() { // it is there, but is called something else
 			return Location{File: file, Line: 1}
 		}
 	}
 	return Location{}
-}
-
-// find returns where a file mentions v.
-func (ev *evidence) find(file string, v sexp.Value) (at sexp.Pos, found bool) {
-	r := sexp.NewReader(bytes.NewReader(ev.file(file)))
-	want := v.String()
-	for !found {
-		datum, pos, err := r.NextAt()
-		if err != nil {
-			break
-		}
-		if datum.String() == want {
-			return pos, true
-		}
-		walk(datum, func(v sexp.Value, pos sexp.Pos) bool {
-			if !found && v.String() == want {
-				at, found = pos, true
-			}
-			return !found
-		})
-	}
-	return at, found
-}
-
-// walk calls f for each datum inside of v, with its place, as long as f returns true.
-func walk(v sexp.Value, f func(sexp.Value, sexp.Pos) bool) bool {
-	l, ok := v.(*sexp.List)
-	if !ok {
-		return true
-	}
-	for i, item := range l.Items {
-		var pos sexp.Pos
-		if i < len(l.At) {
-			pos = l.At[i]
-		}
-		if !f(item, pos) || !walk(item, f) {
-			return false
-		}
-	}
-	return true
 }
 
 var storeItem = regexp.MustCompile(`/gnu/store/[0-9a-z]{32}-[^"\\\s)]+`)

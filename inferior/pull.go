@@ -354,15 +354,24 @@ func channelNames(text []byte) []string {
 		if err != nil {
 			return names
 		}
-		walk(v, func(v sexp.Value, _ sexp.Pos) bool {
-			if _, ok := sexp.Tagged(v, "channel"); ok {
-				if name, ok := sexp.Field(v, "name"); ok {
-					if quoted, ok := sexp.Tagged(name, "quote"); ok && len(quoted) == 1 {
-						names = append(names, displayed(quoted[0]))
-					}
-				}
-			}
-			return true
-		})
+		names = append(names, namesWithin(v)...)
 	}
+}
+
+// namesWithin returns X of each (channel (name 'X) …) inside of v.
+func namesWithin(v sexp.Value) (names []string) {
+	l, ok := v.(*sexp.List)
+	if !ok {
+		return nil
+	}
+	if _, ok := sexp.Tagged(v, "channel"); ok {
+		name, _ := sexp.Field(v, "name")
+		if quoted, ok := sexp.Tagged(name, "quote"); ok && len(quoted) == 1 {
+			return []string{displayed(quoted[0])}
+		}
+	}
+	for _, item := range l.Items {
+		names = append(names, namesWithin(item)...)
+	}
+	return names
 }

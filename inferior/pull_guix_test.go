@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/genenetwork/guixci/inferior"
+	"github.com/genenetwork/guixci/inferior/sexp"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/internal/samples"
 )
@@ -80,8 +85,8 @@ func TestGuixPull(t *testing.T) {
 		return
 	}
 	profile := profiles[0]
-	if profiles[1] != profile || profiles[2].Item != profile.Item {
-		t.Log("pulled more than once, or read again") // a waiter may come late and read it
+	if profiles[1].Item != profile.Item || profiles[2].Item != profile.Item {
+		t.Errorf("three profiles: %v", profiles)
 	}
 	checkChannels(t, profile)
 	checkRooted(t, p, "samples")
@@ -95,6 +100,7 @@ func TestGuixPull(t *testing.T) {
 		t.Errorf("a second time: %v %v", got, err)
 	}
 	evaluateSamples(t, profile)
+	buildContainer(t, profile)
 
 	if err := p.Remove(t.Context(), "samples"); err != nil {
 		t.Fatal(err)
@@ -115,7 +121,7 @@ func checkChannels(t *testing.T, profile *inferior.Profile) {
 			t.Errorf("%+v", c)
 		}
 	}
-	if got := strings.Join(names, " "); got != "guix sample-channel sample-project" {
+	if got := strings.Join(names, " "); got != "guix sample-project sample-channel" {
 		t.Errorf("channels %q", got)
 	}
 }
@@ -180,22 +186,14 @@ func TestGuixPullBroken(t *testing.T) {
 func TestGuixPullForged(t *testing.T) {
 	guixtest.Require(t)
 	set := sampleSet(t)
-	branch, _, err := set.Forge()
+	_, forged, err := set.Forge()
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := set.Channels()
-	forged := set.Repo(samples.Channel).Channel(samples.Channel, nil)
-	forged.Branch = branch
-	for _, c := range list {
-		forged.Introduction = c.Introduction // of the same key, made the same way
-	}
-	list = append(list, forged)
-	var b bytes.Buffer
-	if _, err := list.WriteTo(&b); err != nil {
+	if err := set.Repo(samples.Channel).SetBranch("master", forged); err != nil {
 		t.Fatal(err)
 	}
-	_, err = puller(t).Pull(t.Context(), "forged", b.Bytes())
+	_, err = puller(t).Pull(t.Context(), "forged", channelsFile(t, set))
 	var failed *inferior.PullError
 	if !errors.As(err, &failed) || failed.Stage != inferior.StageAuthenticate || failed.Channel != samples.Channel {
 		t.Errorf("%v, want it not authenticated", err)
@@ -224,5 +222,95 @@ func TestGuixPullCancelled(t *testing.T) {
 	p.Log = nil
 	if _, err := p.Pull(t.Context(), "samples", channels); err != nil {
 		t.Error(err)
+	}
+}
+
+// What we enumerate ourselves is what Guix's own CI code does.
+func TestGuixEvaluateAsCuirass(t *testing.T) {
+	guixtest.Require(t)
+	set := sampleSet(t)
+	if _, err := set.Repair(); err != nil {
+		t.Fatal(err)
+	}
+	profile, err := puller(t).Pull(t.Context(), "repaired", channelsFile(t, set))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ours []string
+	for job, err := range inferior.Evaluate(t.Context(), inferior.EvaluateOptions{
+		Session:  inferior.Options{Program: profile.Guix(), Stderr: testLog{t}},
+		Channels: []string{samples.Channel, samples.Project},
+	}) {
+		if err != nil || job.Err != nil {
+			t.Fatal(err, job.Err)
+		}
+		ours = append(ours, fmt.Sprintf("(%q %q %q %q %q %d %d)", job.Name, job.Derivation, job.NixName, job.System,
+			job.Outputs["out"], int(job.MaxSilentTime.Seconds()), int(job.Timeout.Seconds())))
+	}
+	s := start(t, inferior.Options{Program: profile.Guix(), Stderr: testLog{t}})
+	v, err := s.Eval(t.Context(), expr(t, `
+(begin
+  (use-modules (gnu ci) (guix store) (guix describe) (srfi srfi-1))
+  (define sources
+    (map (lambda (entry)
+           (cadr (assq 'source ((@ (guix profiles) manifest-entry-properties) entry))))
+         (current-profile-entries)))
+  (map (lambda (job)
+         (list (assq-ref job #:job-name) (assq-ref job #:derivation) (assq-ref job #:nix-name) (assq-ref job #:system)
+               (assoc-ref (assq-ref job #:outputs) "out") (assq-ref job #:max-silent-time) (assq-ref job #:timeout)))
+       (cuirass-jobs (open-connection)
+                     (list (cons 'channels sources)
+                           '(subset channels sample-channel sample-project)
+                           '(systems "x86_64-linux")))))`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	items, _ := sexp.Items(v)
+	var theirs []string
+	for _, job := range items {
+		theirs = append(theirs, job.String())
+	}
+	slices.Sort(ours)
+	slices.Sort(theirs)
+	if diff := cmp.Diff(theirs, ours); diff != "" || len(ours) == 0 {
+		t.Errorf("%d jobs (-cuirass +ours):\n%s", len(ours), diff)
+	}
+}
+
+// buildContainer builds the container of the sample project with the pulled Guix.
+func buildContainer(t *testing.T, profile *inferior.Profile) {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "script")
+	o := inferior.SystemOptions{Guix: profile.Guix(), File: "../internal/samples/files/sample-project/deploy/container.scm",
+		Network: true, Root: root, Log: testLog{t}}
+	drv, err := inferior.SystemContainerDerivation(t.Context(), o)
+	if err != nil {
+		t.Error(err)
+	} else if _, err := os.Stat(drv); err != nil {
+		t.Error(err)
+	}
+	script, err := inferior.SystemContainer(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(script); err != nil || info.Mode()&0o111 == 0 {
+		t.Errorf("%q: %v %v", script, info, err)
+	}
+	if target, err := os.Readlink(root); err != nil || target != script {
+		t.Errorf("root leads to %q: %v", target, err)
+	}
+}
+
+func TestGuixSystemContainerFails(t *testing.T) {
+	guixtest.Require(t)
+	file := filepath.Join(t.TempDir(), "os.scm")
+	if err := os.WriteFile(file, []byte("(use-modules (gnu))\n\n(operating-system\n  (host-name no-such-name))\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := inferior.SystemContainer(t.Context(), inferior.SystemOptions{File: file})
+	var failed *inferior.SystemError
+	if !errors.As(err, &failed) || failed.Location != (inferior.Location{File: file, Line: 4, Column: 13}) ||
+		failed.Message != "no-such-name: unbound variable" || failed.Hint == "" {
+		t.Errorf("%v\n%+v", err, failed)
 	}
 }
