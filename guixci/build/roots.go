@@ -31,18 +31,21 @@ func (s *Roots) Add(ctx context.Context, r Result) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make root: %w", err)
 	}
-	return s.connections().Do(ctx, func(c *store.Client) error {
-		for _, output := range r.Outputs {
-			link := filepath.Join(dir, output.Base())
-			if err := relink(string(output), link); err != nil {
-				return fmt.Errorf("make root: %w", err)
-			}
-			if err := c.AddIndirectRoot(ctx, link); err != nil {
-				return err
-			}
+	for _, output := range r.Outputs {
+		if err := s.Link(ctx, filepath.Join(dir, output.Base()), string(output)); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// Link makes one root outside of Dir: link, an absolute name in a directory that exists,
+// becomes a symbolic link to a store item. What it named before is let go of.
+func (s *Roots) Link(ctx context.Context, link, item string) error {
+	if err := relink(item, link); err != nil {
+		return fmt.Errorf("make root: %w", err)
+	}
+	return s.connections().Do(ctx, func(c *store.Client) error { return c.AddIndirectRoot(ctx, link) })
 }
 
 func (s *Roots) connections() *store.Pool {

@@ -106,16 +106,25 @@ func (p *Pool) put(c *Client) {
 
 func (p *Pool) limit() int { return cmp.Or(max(p.MaxIdle, 0), 4) }
 
-// Close closes the connections that nobody uses, and each of the others when
-// its call returns. Later calls fail with [ErrClosed].
-func (p *Pool) Close() error {
+// Release closes the connections that nobody uses. To guix-daemon whatever was built or
+// fetched through a connection is alive as long as the connection is:
+// release after a lot of builds, lest the garbage collector go around them.
+func (p *Pool) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed = true
 	for _, c := range p.idle {
 		c.Close()
 	}
 	p.idle = nil
+}
+
+// Close closes the connections that nobody uses, and each of the others when
+// its call returns. Later calls fail with [ErrClosed].
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.Release()
 	return nil
 }
 

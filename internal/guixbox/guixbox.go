@@ -236,6 +236,17 @@ func (b *Box) Exec(extra []string, name string, args ...string) error {
 	return fmt.Errorf("enter box: %v", syscall.Exec(cmd.Path, cmd.Args, append(cmd.Env, extra...)))
 }
 
+// ExecSelf replaces this process by the same program inside the box, with other
+// arguments. extra are further NAME=VALUE settings. It returns only when that fails.
+func (b *Box) ExecSelf(extra []string, args ...string) error {
+	// By its descriptor the program can be run wherever it is installed.
+	self, err := unix.Open("/proc/self/exe", unix.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("enter box: %v", err)
+	}
+	return b.Exec(extra, fmt.Sprintf("/proc/self/fd/%d", self), args...)
+}
+
 // enter returns the arguments that run a command in the holder's namespace.
 // Without --root and --wd, which would chroot and so forbid user namespaces.
 func enter(holder int, name string, args []string) []string {
@@ -275,6 +286,18 @@ func OnHost(ctx context.Context) bool {
 		strings.Repeat("0", 32) + "-none\")))\n")
 	out, err := cmd.Output()
 	return err == nil && strings.Contains(string(out), "(values (value #f))")
+}
+
+// Inside reports whether this process runs in a box.
+func Inside() bool { return guixtest.InBox() }
+
+// Exposed are the directories that a system container made inside a box must see
+// at the same place, because the stand-ins link to them. Outside a box there are none.
+func Exposed() []string {
+	if !Inside() {
+		return nil
+	}
+	return []string{"/usr", "/lib", "/lib64", "/bin", "/etc/alternatives"}
 }
 
 func exists(name string) bool {

@@ -101,6 +101,10 @@ func (s *Set) add(name string, more map[string]string) error {
 		content[path] = text
 	}
 	repo, intro, err := channeltest.New(filepath.Join(s.Dir, name+".git"), s.Alice, content)
+	if err == nil {
+		// Having one's key on the keyring is not being authorized.
+		err = repo.Keyring("keyring", s.Mallory)
+	}
 	if err != nil {
 		return fmt.Errorf("make sample %s: %v", name, err)
 	}

@@ -3,8 +3,10 @@
 ;;; 'guix pull' builds the channel named 'guix' by loading this very file and calling
 ;;; the procedure it returns ((guix channels), build-from-source).  That of the real
 ;;; Guix builds Guix; this one returns a Guix whose modules are those of the
-;;; Guix that runs it, which takes a second instead of an hour.  All that comes
-;;; after, channel modules, package cache, profile, provenance, is Guix's own.
+;;; Guix that runs it, which takes a second instead of an hour.  It is a distribution
+;;; of few packages: Guix's are there to be used, but only those of other channels are
+;;; listed, so that listing them all, which every pull does, takes seconds too.  All that
+;;; comes after, channel modules, package cache, profile, provenance, is Guix's own.
 
 (use-modules (guix gexp))
 
@@ -24,6 +26,12 @@
                     (set! %load-path (cons #$modules %load-path))
                     (set! %load-compiled-path
                       (cons #$compiled %load-compiled-path))
+                    (let ((path (module-ref (resolve-interface '(gnu packages))
+                                            '%package-module-path)))
+                      (path (filter (lambda (entry)
+                                      (not (and (pair? entry)
+                                                (string=? "gnu/packages" (cdr entry)))))
+                                    (path))))
                     (apply (module-ref (resolve-interface '(guix ui)) 'guix-main)
                            (command-line)))))
 

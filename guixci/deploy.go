@@ -1,0 +1,104 @@
+package guixci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/genenetwork/guixci/channel"
+	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/inferior"
+)
+
+// A System is a file in a channel that declares an operating system, to be run in a container.
+type System struct {
+	Channel string // name of a channel of the lock
+	File    string // in its repository, with slashes
+	// Network has the container use the network of the host ("--network").
+	Network bool
+}
+
+// Container builds the container of a system at exactly the commits of lock, and
+// returns the store item of its run-container script: the one artefact that every
+// environment runs. The error is an *[inferior.SystemError] when Guix cannot build it.
+func (p *Pipeline) Container(ctx context.Context, lock *channel.Lock, sys System) (script string, err error) {
+	file, err := p.systemFile(ctx, lock, sys)
+	if err != nil {
+		return "", err
+	}
+	profile, err := p.Pull(ctx, lock)
+	if err != nil {
+		return "", err
+	}
+	// guix refuses a root that exists. What it kept until now is kept by the
+	// generations that use it.
+	root := p.path("roots", "container-"+lock.Digest()+"-"+path.Base(sys.File))
+	if err := os.Remove(root); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("root container: %w", err)
+	}
+	return inferior.SystemContainer(ctx, inferior.SystemOptions{
+		Guix: profile.Guix(), File: file, Network: sys.Network, SaveProvenance: true,
+		Env: p.environment(), Root: root, Log: p.o.Log,
+	})
+}
+
+// systemFile writes down the file as it is at the lock's commit.
+func (p *Pipeline) systemFile(ctx context.Context, lock *channel.Lock, sys System) (string, error) {
+	c, ok := lock.List().Named(sys.Channel)
+	if !ok {
+		return "", fmt.Errorf("find system %s: no channel %q in the lock", sys.File, sys.Channel)
+	}
+	repo, err := p.repos.Open(ctx, c.URL)
+	if err != nil {
+		return "", err
+	}
+	text, err := repo.File(c.Commit, sys.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("find system: channel %s has no file %q at commit %s", c.Name, sys.File, c.Commit)
+	}
+	if err != nil {
+		return "", err
+	}
+	file := p.path("systems", string(c.Commit), path.Base(sys.File))
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return "", fmt.Errorf("write system file: %w", err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return "", fmt.Errorf("write system file: %w", err)
+	}
+	return file, nil
+}
+
+// Deploy makes a container script built from lock the running generation of d,
+// whose state directory and roots are set to be in the pipeline's.
+// The error is a *[container.Error].
+func (p *Pipeline) Deploy(ctx context.Context, d *container.Deployment, lock *channel.Lock, rev container.Revision) (*container.Generation, error) {
+	rev.Lock = lock.Digest()
+	return p.Deployment(d).Apply(ctx, rev)
+}
+
+// Deployment gives d, before its first use, its place in the state directory and the
+// daemon to root generations with, where it has none of its own. It returns d.
+func (p *Pipeline) Deployment(d *container.Deployment) *container.Deployment {
+	if d.Dir == "" {
+		d.Dir = p.path("deployments", d.Name)
+	}
+	if d.Root == nil {
+		d.Root = p.roots.Link
+	}
+	if d.Logger == nil {
+		d.Logger = p.o.Logger
+	}
+	return d
+}
+
+// environment is that of the Guix processes we start: ours, but with a home and a
+// cache in the state directory, so that nothing outside is touched.
+func (p *Pipeline) environment() []string {
+	return append(os.Environ(), "HOME="+p.path("cache", "home"), "XDG_CACHE_HOME="+p.path("cache"),
+		"XDG_CONFIG_HOME="+p.path("cache", "config"))
+}

@@ -1,0 +1,186 @@
+package guixci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/genenetwork/guixci/channel"
+	"github.com/genenetwork/guixci/guixci/build"
+	"github.com/genenetwork/guixci/guixci/record"
+	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/inferior"
+)
+
+// work evaluates the packages that spec wants of a profile and builds them as they
+// become known. It returns how many derivations were built.
+func (p *Pipeline) work(ctx context.Context, spec Specification, lock *channel.Lock, profile *inferior.Profile, id int64, verdict *Verdict) (built int, err error) {
+	names, err := spec.jobChannels(lock)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	daemon := &build.Daemon{Pool: p.pool, Options: store.BuildOptions{UseSubstitutes: p.o.UseSubstitutes, Fallback: true}}
+	defer daemon.Close()
+	defer p.pool.Release()
+	s := p.scheduler(daemon)
+	s.Notify = func(e build.Event) {
+		if e.Kind == build.Finished && e.Result.Attempts > 0 {
+			built++
+		}
+		if err := p.recordBuild(e); err != nil {
+			cancel(err) // what cannot be recorded has not happened
+		}
+		p.notify(spec, Event{Kind: Built, Build: &e})
+	}
+	jobs := inferior.Evaluate(ctx, inferior.EvaluateOptions{
+		Session:  inferior.Options{Program: profile.Guix(), Env: p.environment(), Logger: p.o.Logger},
+		Channels: names, Systems: spec.Systems, Logger: p.o.Logger,
+	})
+	// The builds go on when evaluation ends in an error, and the other way round:
+	// what is done is done. So neither's error cancels the other's context.
+	var group errgroup.Group
+	group.Go(func() error {
+		defer s.Seal()
+		status := record.EvaluationSucceeded
+		err := p.enumerate(ctx, spec, id, s, jobs)
+		if err != nil {
+			status = record.EvaluationAborted
+		} else {
+			p.notify(spec, Event{Kind: Enumerated, Lock: lock})
+		}
+		return errors.Join(err, p.finish(id, status, verdict))
+	})
+	err = s.Run(ctx)
+	err = errors.Join(group.Wait(), err)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return built, fmt.Errorf("evaluate and build %s: %w", spec.Name, err)
+	}
+	return built, nil
+}
+
+func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
+	return &build.Scheduler{
+		Store: daemon, Builder: daemon, Slots: p.o.Slots, Logs: p.path("logs"),
+		Limits: p.o.Limits, Known: p.known, Root: p.keep, Logger: p.o.Logger,
+	}
+}
+
+// enumerate records jobs as they come and gives them to the scheduler. Many jobs in
+// little time are recorded together, since each transaction waits for the disk.
+func (p *Pipeline) enumerate(ctx context.Context, spec Specification, id int64, s *build.Scheduler, jobs func(func(inferior.Job, error) bool)) error {
+	const most, longest = 64, 100 * time.Millisecond
+	var waiting []inferior.Job
+	var last time.Time
+	flush := func() error {
+		last = time.Now()
+		err := p.addJobs(spec, id, s, waiting)
+		waiting = nil
+		return err
+	}
+	for job, err := range jobs {
+		if err != nil {
+			return errors.Join(err, flush())
+		}
+		p.notify(spec, Event{Kind: Evaluated, Job: &job})
+		if waiting = append(waiting, job); len(waiting) >= most || time.Since(last) > longest {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(flush(), context.Cause(ctx))
+}
+
+func (p *Pipeline) addJobs(spec Specification, id int64, s *build.Scheduler, jobs []inferior.Job) error {
+	records := make([]record.Job, 0, len(jobs))
+	for _, job := range jobs {
+		r := record.Job{Name: job.Name, System: job.System, Derivation: job.Derivation}
+		if job.Err != nil {
+			r.Error = job.Err.Error()
+		}
+		var err error
+		if r.Metadata, err = json.Marshal(metadata(job)); err != nil {
+			return fmt.Errorf("record job %s: %v", job.Name, err)
+		}
+		records = append(records, r)
+	}
+	if err := p.record.AddJobs(id, records...); err != nil {
+		return err
+	}
+	for _, job := range jobs {
+		if job.Derivation != "" {
+			s.Add(build.Job{
+				Name: job.Name, Derivation: store.StorePath(job.Derivation), Priority: spec.Priority,
+				Limits: build.Limits{Timeout: job.Timeout, MaxSilent: job.MaxSilentTime},
+			})
+		}
+	}
+	return nil
+}
+
+// Metadata is what the record keeps of a job beside its derivation and its builds.
+type Metadata struct {
+	Package  string            `json:"package"`
+	Version  string            `json:"version,omitempty"`
+	Location string            `json:"location,omitempty"` // FILE:LINE
+	Synopsis string            `json:"synopsis,omitempty"`
+	License  string            `json:"license,omitempty"`
+	HomePage string            `json:"homePage,omitempty"`
+	Outputs  map[string]string `json:"outputs,omitempty"` // store items by output name
+}
+
+func metadata(job inferior.Job) Metadata {
+	m := Metadata{Package: job.Package, Version: job.Version, Synopsis: job.Synopsis,
+		License: job.License, HomePage: job.HomePage, Outputs: job.Outputs}
+	if job.Location.File != "" {
+		m.Location = job.Location.String()
+	}
+	return m
+}
+
+// recordBuild puts what the scheduler tells into the record.
+func (p *Pipeline) recordBuild(e build.Event) error {
+	r := e.Result
+	switch e.Kind {
+	case build.Started:
+		return p.record.StartBuild(string(e.Derivation), r.Started)
+	case build.Finished, build.JobDone:
+		// A derivation may have been finished, for another job's sake, before the job
+		// that this is about was known; saying the same twice changes nothing.
+		return p.record.FinishBuild(record.Build{
+			Derivation: string(e.Derivation), Status: record.Status(r.Cause.Number()), Cause: string(r.Cause),
+			Culprit: string(r.Culprit), Attempts: r.Attempts, Started: r.Started, Stopped: r.Stopped,
+			Log: r.Log, Telling: r.Telling,
+		})
+	}
+	return nil
+}
+
+// known tells the scheduler which derivations failed before, by their own fault.
+func (p *Pipeline) known(_ context.Context, drvs []store.StorePath) (map[store.StorePath]build.Result, error) {
+	names := make([]string, len(drvs))
+	for i, drv := range drvs {
+		names[i] = string(drv)
+	}
+	failures, err := p.record.KnownFailures(names)
+	if err != nil {
+		return nil, err
+	}
+	results := make(map[store.StorePath]build.Result, len(failures))
+	for drv, b := range failures {
+		results[store.StorePath(drv)] = build.Result{
+			Derivation: store.StorePath(drv), Cause: build.Cause(b.Cause), Remembered: true,
+			Started: b.Started, Stopped: b.Stopped, Log: b.Log, Telling: b.Telling,
+		}
+	}
+	return results, nil
+}

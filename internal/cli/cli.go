@@ -1,0 +1,95 @@
+// Package cli is what all drivers share: how a GNU program speaks to people.
+//
+// Data goes to standard output and nothing else does; messages go to standard error
+// as "PROGRAM: cause"; a terminal gets a progress display, anything else plain
+// lines. Exit codes are those of [ExitCode].
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/genenetwork/guixci/guixci/record"
+)
+
+// The exit codes of all drivers.
+const (
+	OK      = 0 // everything as wanted
+	Red     = 1 // a job, a pull, a probe is red
+	Usage   = 2 // wrong usage or configuration
+	Failure = 3 // the machinery failed, so the answer is unknown: try again
+)
+
+// A UsageError is a mistake in what the user typed or configured.
+type UsageError struct{ Err error }
+
+func (e *UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the mistake.
+func (e *UsageError) Unwrap() error { return e.Err }
+
+// ErrRed is wrapped by errors that are answers: something is red.
+var ErrRed = errors.New("red")
+
+// ExitCode returns the status to exit with after err. An error may bring
+// its own, as those of package container do.
+func ExitCode(err error) int {
+	var own interface{ ExitCode() int }
+	var usage *UsageError
+	switch {
+	case err == nil:
+		return OK
+	case errors.As(err, &own):
+		return own.ExitCode()
+	case errors.As(err, &usage):
+		return Usage
+	case errors.Is(err, ErrRed):
+		return Red
+	}
+	return Failure
+}
+
+// Hint returns what to do about err, where that can be guessed; else it is empty.
+func Hint(err error) string {
+	var held *record.HeldError
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return "the disk is full: free some space and run the same command again, nothing is lost"
+	case errors.As(err, &held):
+		return "wait for that process, or give this one a state directory of its own with --state"
+	case errors.Is(err, context.Canceled):
+		return "run the same command again to go on"
+	}
+	return ""
+}
+
+// Main runs a driver until it ends or is told to, by Ctrl-C or SIGTERM, and exits
+// the process with its status. A second signal ends it at once.
+func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // from then on signals have their default effect
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Complain writes err, and a hint where there is one, for people.
+func Complain(stderr io.Writer, program string, err error) {
+	fmt.Fprintf(stderr, "%s: %v\n", program, err)
+	if hint := Hint(err); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+}
+
+// Version returns the text of "--version".
+func Version(program string) string {
+	version := "(development)"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		version = info.Main.Version
+	}
+	return fmt.Sprintf("%s (guixci) %s\nLicense Apache-2.0\n", program, version)
+}
