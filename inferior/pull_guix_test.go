@@ -304,12 +304,12 @@ func buildContainer(t *testing.T, profile *inferior.Profile) {
 func TestGuixSystemContainerFails(t *testing.T) {
 	guixtest.Require(t)
 	file := filepath.Join(t.TempDir(), "os.scm")
-	if err := os.WriteFile(file, []byte("(use-modules (gnu))\n\n(operating-system\n  (host-name no-such-name))\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte("(use-modules (gnu))\n\n(list\n  no-such-name)\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	_, err := inferior.SystemContainer(t.Context(), inferior.SystemOptions{File: file})
 	var failed *inferior.SystemError
-	if !errors.As(err, &failed) || failed.Location != (inferior.Location{File: file, Line: 4, Column: 13}) ||
+	if !errors.As(err, &failed) || failed.Location != (inferior.Location{File: file, Line: 4, Column: 2}) ||
 		failed.Message != "no-such-name: unbound variable" || failed.Hint == "" {
 		t.Errorf("%v\n%+v", err, failed)
 	}
