@@ -23,7 +23,7 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	if err != nil {
 		return nil, d.failed(Refused, err)
 	}
-	defer lease.release()
+	defer lease.Release()
 	was, err := d.settle(ctx)
 	if err != nil {
 		return nil, d.failed(Refused, err)

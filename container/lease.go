@@ -4,11 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/genenetwork/guixci/internal/filelock"
 )
 
 // A Holder is who changes a deployment just now.
@@ -34,77 +33,42 @@ func orUnknown(text string) string {
 	return text
 }
 
-// lease is the right to change a deployment. It is a lock of the kernel's, which goes with
-// the process that holds it, so a lease is never stale; the file's text only
-// says whose it is.
-type lease struct{ file *os.File }
-
-// acquire returns at once, with a *[BusyError] if the lease is taken.
-func (d *Deployment) acquire(who, why string) (*lease, error) {
+// acquire takes the right to change the deployment: a lock that goes with
+// the process that holds it, so it is never stale. It returns at once, with
+// a *[BusyError] if somebody else has it.
+func (d *Deployment) acquire(who, why string) (*filelock.Lock, error) {
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(d.path("lease"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		defer f.Close()
-		return nil, &BusyError{readHolder(f)}
-	}
-	if err == nil {
-		err = writeHolder(f, Holder{Who: who, Why: why, PID: os.Getpid(), Since: time.Now().Round(time.Second)})
+	l, err := filelock.Try(d.path("lease"))
+	if errors.Is(err, filelock.ErrHeld) {
+		h, err := d.Holder()
+		if h == nil {
+			h = new(Holder) // it has just let go
+		}
+		return nil, errors.Join(&BusyError{*h}, err)
 	}
 	if err != nil {
-		f.Close()
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
-	return &lease{f}, nil
-}
-
-// readHolder tells as much as the file does: its holder may be about to write it.
-func readHolder(f *os.File) Holder {
-	var h Holder
-	if text, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<16)); err == nil {
-		json.Unmarshal(text, &h)
+	text, err := json.Marshal(Holder{Who: who, Why: why, PID: os.Getpid(), Since: time.Now().Round(time.Second)})
+	if err == nil {
+		err = l.Note(text)
 	}
-	return h
-}
-
-func writeHolder(f *os.File, h Holder) error {
-	text, err := json.Marshal(h)
 	if err != nil {
-		return err
+		l.Release()
+		return nil, fmt.Errorf("take lease: %w", err)
 	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err = f.WriteAt(text, 0)
-	return err
-}
-
-// release gives the lease back. The file stays: removing it would let two
-// processes each lock a file of that name.
-func (l *lease) release() {
-	l.file.Truncate(0)
-	l.file.Close()
+	return l, nil
 }
 
 // Holder returns who changes the deployment just now, nil for nobody.
 func (d *Deployment) Holder() (*Holder, error) {
-	f, err := os.Open(d.path("lease"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	note, held, err := filelock.Holder(d.path("lease"))
+	if !held || err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		h := readHolder(f)
-		return &h, nil
-	}
-	return nil, err
+	h := new(Holder)
+	json.Unmarshal(note, h) // it may be about to be written
+	return h, nil
 }

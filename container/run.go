@@ -28,7 +28,7 @@ func (d *Deployment) startCurrent(ctx context.Context) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer lease.release()
+	defer lease.Release()
 	was, err := d.settle(ctx)
 	if err != nil || was.running != nil {
 		return was.running, err
@@ -68,7 +68,7 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer lease.release()
+	defer lease.Release()
 	was, err := d.settle(ctx)
 	if err != nil || !was.wanted {
 		return err

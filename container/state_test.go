@@ -103,7 +103,7 @@ func TestLease(t *testing.T) {
 	if h, err := d.Holder(); err != nil || h == nil || h.PID != os.Getpid() || h.Since.IsZero() {
 		t.Errorf("%v, %v", h, err)
 	}
-	l.release()
+	l.Release()
 	if h, err := d.Holder(); h != nil || err != nil {
 		t.Errorf("%v, %v", h, err)
 	}
@@ -111,7 +111,7 @@ func TestLease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.release()
+	l.Release()
 }
 
 func TestPointer(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	_ "modernc.org/sqlite" // the only importer: the rest of guixci sees this package's types
+
+	"github.com/genenetwork/guixci/internal/filelock"
 )
 
 // ErrNotFound is what a question about something the record does not know
@@ -26,7 +28,7 @@ const (
 type Record struct {
 	dir       string
 	db        *sql.DB
-	held      *os.File // the lock; nil when opened read-only
+	held      *filelock.Lock // nil when opened read-only
 	recovered Recovery
 
 	mu sync.Mutex // one write transaction at a time, in the order they were asked for
@@ -106,7 +108,7 @@ func (r *Record) Close() error {
 		errs = append(errs, r.db.Close())
 	}
 	if r.held != nil {
-		errs = append(errs, r.held.Close())
+		r.held.Release()
 		r.held = nil
 	}
 	return errors.Join(errs...)

@@ -20,9 +20,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/genenetwork/guixci/internal/cli"
+	"github.com/genenetwork/guixci/internal/filelock"
 )
 
 // Options say how the story is told.
@@ -141,13 +140,15 @@ func prepare(dir string) (unlock func(), err error) {
 	if _, err := os.Lstat(filepath.Join(dir, mark)); err != nil && len(entries) > 0 {
 		return nil, &cli.UsageError{Err: fmt.Errorf("state directory %s is neither empty nor a demo's: name another one with --state", dir)}
 	}
-	f, err := os.OpenFile(filepath.Join(dir, mark), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(dir, mark), nil, 0o600); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
+	l, err := filelock.Try(filepath.Join(dir, ".lock"))
+	if errors.Is(err, filelock.ErrHeld) {
 		return nil, &cli.UsageError{Err: fmt.Errorf("state directory %s is in use by another demo: wait for it, or name another one with --state", dir)}
 	}
-	return func() { f.Close() }, nil
+	if err != nil {
+		return nil, err
+	}
+	return l.Release, nil
 }

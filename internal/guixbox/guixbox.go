@@ -33,6 +33,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/genenetwork/guixci/internal/filelock"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
@@ -108,29 +109,15 @@ func (b *Box) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(b.dir(), 0o755); err != nil {
 		return nil, fmt.Errorf("make directory of the box: %v", err)
 	}
-	f, err := os.OpenFile(b.path("lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock box: %v", err)
-	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	l, err := filelock.Try(b.path("lock"))
+	if errors.Is(err, filelock.ErrHeld) {
 		b.say("waiting for another process that prepares the box")
-		if err := flockContext(ctx, f); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock box: %w", err)
-		}
+		l, err = filelock.Acquire(ctx, b.path("lock"))
 	}
-	return func() { f.Close() }, nil
-}
-
-// flockContext waits for the lock on f in a child, since a blocked flock(2)
-// cannot be interrupted from Go but a child can be killed.
-func flockContext(ctx context.Context, f *os.File) error {
-	cmd := exec.CommandContext(ctx, "flock", "--exclusive", "3")
-	cmd.ExtraFiles = []*os.File{f}
-	if err := cmd.Run(); err != nil {
-		return cmp.Or(context.Cause(ctx), err)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the box: %w", err)
 	}
-	return nil
+	return l.Release, nil
 }
 
 // state is what Up writes down for later processes.

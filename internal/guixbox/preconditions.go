@@ -21,7 +21,7 @@ func (b *Box) preconditions(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("prepare box: this needs root, for mounts and build users: run it with sudo, or install Guix and use that")
 	}
-	for _, tool := range []string{"unshare", "nsenter", "mount", "flock", "pivot_root"} {
+	for _, tool := range []string{"unshare", "nsenter", "mount", "pivot_root"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return fmt.Errorf("prepare box: no %q on this machine: install the packages util-linux and mount", tool)
 		}
