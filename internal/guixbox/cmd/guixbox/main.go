@@ -21,6 +21,7 @@ const usage = `Usage: guixbox up
        guixbox exec -- COMMAND [ARGUMENT]...
        guixbox stand-ins DERIVATION...
        guixbox status [--json]
+       guixbox where
        guixbox down
 A real GNU Guix for machines without one: a Debian root in its own mount namespace.
 
@@ -29,6 +30,7 @@ A real GNU Guix for machines without one: a Debian root in its own mount namespa
              on a machine with a working Guix, just run it
   stand-ins  make the packages that DERIVATIONs need out of Debian's
   status     say what there is
+  where      print "host" if the machine has a working Guix, else "box"
   down       stop the daemon and everything else in the box; its store stays
 
 GUIXBOX_DIR     where the box lives (default: /var/cache/guixbox)
@@ -62,6 +64,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = status(box, len(rest) > 0 && rest[0] == "--json", stdout)
 	case "exec":
 		err = execute(ctx, box, rest)
+	case "where":
+		where := "box"
+		if guixbox.OnHost(ctx) {
+			where = "host"
+		}
+		fmt.Fprintln(stdout, where)
 	case "stand-ins":
 		if err = box.Up(ctx); err == nil {
 			err = box.StandIns(ctx, rest...)

@@ -1,0 +1,143 @@
+package guixci_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/genenetwork/guixci/"
+
+// allowed says what each package may import of this module, beside internal/filelock,
+// which anybody may. What ends in "/…" stands for all packages below.
+var allowed = map[string][]string{
+	"channel":             {"inferior/sexp"},
+	"channel/channeltest": {"channel", "inferior/sexp"},
+
+	"inferior":              {"inferior/sexp"},
+	"inferior/sexp":         {},
+	"inferior/inferiortest": {"inferior/sexp"},
+
+	"substitute":                {"substitute/nar"},
+	"substitute/nar":            {},
+	"substitute/substitutetest": {"substitute", "substitute/nar"},
+	"substitute/…":              {"substitute", "substitute/nar"},
+
+	"container":   {"inferior/sexp"},
+	"container/…": {"container", "inferior/sexp"},
+
+	"guixci/store":           {"substitute", "substitute/nar"},
+	"guixci/store/storetest": {"guixci/store", "substitute"},
+	"guixci/build":           {"guixci/store", "substitute"},
+	"guixci/record":          {},
+	"guixci": {"channel", "inferior", "inferior/sexp", "container", "substitute",
+		"guixci/store", "guixci/build", "guixci/record"},
+
+	// What no importer sees serves drivers and tests and may use everything below them.
+	"internal/filelock": {},
+	"internal/guixbox":  {"internal/guixbox/guixtest"},
+	"internal/…":        {"…"},
+	"examples/…":        {"…"},
+	"drivers/…":         {"…"},
+}
+
+// alone lists modules that one package imports on behalf of all, and why.
+var alone = map[string]string{
+	"github.com/go-git/go-git":              "git is channel's",
+	"github.com/ProtonMail/go-crypto":       "OpenPGP policy is channel's",
+	"filippo.io/edwards25519":               "Guix's signatures are substitute's",
+	"modernc.org/sqlite":                    "a database is opened in one way",
+	"github.com/schollz/progressbar":        "progress is internal/cli's",
+	"github.com/hashicorp/go-retryablehttp": "requests are retried in one way",
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+// packages returns what "go list" says about the packages of the module, tests left out.
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// rule returns what a package may import: its own entry, else the nearest "/…" above it.
+func rule(name string) ([]string, bool) {
+	if r, ok := allowed[name]; ok {
+		return r, true
+	}
+	for dir := name; ; {
+		i := strings.LastIndexByte(dir, '/')
+		if i < 0 {
+			return nil, false
+		}
+		dir = dir[:i]
+		if r, ok := allowed[dir+"/…"]; ok {
+			return r, true
+		}
+	}
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range packages(t) {
+		name, ok := strings.CutPrefix(p.ImportPath, module)
+		if !ok {
+			continue // the map itself
+		}
+		seen[name] = true
+		may, ok := rule(name)
+		if !ok {
+			t.Errorf("%s is not on the map: say in this test what it may import", name)
+		}
+		for _, imported := range p.Imports {
+			of, ours := strings.CutPrefix(imported, module)
+			if ours && of != "internal/filelock" && !slices.Contains(may, of) && !slices.Contains(may, "…") {
+				t.Errorf("%s imports %s", name, of)
+			}
+		}
+	}
+	for name := range allowed {
+		if !strings.HasSuffix(name, "…") && !seen[name] {
+			t.Errorf("%s is on the map but does not exist", name)
+		}
+	}
+}
+
+func TestModulesHaveOneImporter(t *testing.T) {
+	importers := map[string][]string{}
+	for _, p := range packages(t) {
+		for _, imported := range p.Imports {
+			for m := range alone {
+				if imported == m || strings.HasPrefix(imported, m+"/") {
+					if !slices.Contains(importers[m], p.ImportPath) {
+						importers[m] = append(importers[m], p.ImportPath)
+					}
+				}
+			}
+		}
+	}
+	for m, by := range importers {
+		if len(by) > 1 {
+			t.Errorf("%s is imported by %s; it should be by one, since %s", m, strings.Join(by, " and "), alone[m])
+		}
+	}
+}
