@@ -23,6 +23,9 @@ const maxCached = 200
 func (a *Authenticator) cacheFile(c Channel) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %s %x %x", c.Name, c.Introduction.Commit, c.Introduction.Signer, a.Historical)
+	if a.Strict { // what passes for Guix need not pass for us; the branch is part of it
+		fmt.Fprintf(h, " strict %q", c.branch())
+	}
 	return filepath.Join(a.Cache, fmt.Sprintf("%s-%.8x", url.PathEscape(c.Name), h.Sum(nil)))
 }
 

@@ -1,6 +1,8 @@
 package channel
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +10,9 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -27,17 +31,32 @@ type Authenticator struct {
 	// Historical are keys authorized for commits whose parents lack
 	// .guix-authorizations. Guix uses none for channels.
 	Historical []Fingerprint
-	Workers    int          // commits checked at once; 0 means one per processor
-	Logger     *slog.Logger // nil discards
+	// Strict asks more than Guix does: no weak keys or hashes, no key that was expired,
+	// revoked or not its owner's when the commit was made, no date in the future, no
+	// ambiguous header, and a commit that is on the channel's branch.
+	Strict  bool
+	Now     func() time.Time // nil means time.Now
+	Workers int              // commits checked at once; 0 means one per processor
+	Logger  *slog.Logger     // nil discards
 }
 
 // An Authentication is what was found.
 type Authentication struct {
-	Channel      string
-	Commit       Commit
-	Introduction *Introduction       // nil: the channel is used unauthenticated, as Guix would
-	Commits      int                 // checked this time, apart from the introduction
-	Signers      map[Fingerprint]int // how many of them each key signed
+	Channel      string              `json:"channel"`
+	Commit       Commit              `json:"commit"`
+	Introduction *Introduction       `json:"introduction,omitempty"` // nil: the channel is used unauthenticated, as Guix would
+	Commits      int                 `json:"commits"`                // checked this time, apart from the introduction
+	Signers      map[Fingerprint]int `json:"-"`                      // how many of them each key signed
+	Statistics   []SignerStatistics  `json:"signers,omitempty"`      // the same with more detail, most commits first
+}
+
+// SignerStatistics says what one key signed among the commits checked.
+type SignerStatistics struct {
+	Key     Fingerprint `json:"key"`
+	Owner   string      `json:"owner,omitempty"` // as the key says, who need not be asked for the truth
+	Commits int         `json:"commits"`
+	First   time.Time   `json:"first"` // date of the oldest of the commits
+	Last    time.Time   `json:"last"`  // and of the newest
 }
 
 // AuthenticateLock authenticates every channel of a lock. A channel without introduction
@@ -63,6 +82,23 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Channel) (*Authentic
 	if c.Introduction == nil {
 		return a.unauthenticated(c)
 	}
+	return a.judge(c, func(trusted []Commit) (*Authentication, error) { return a.inMirror(ctx, c, trusted) })
+}
+
+// AuthenticateIn is [Authenticator.Authenticate] in a given repository, whatever
+// the URL of c. Repositories is not needed.
+func (a *Authenticator) AuthenticateIn(ctx context.Context, repo *Repository, c Channel) (*Authentication, error) {
+	c = c.withDefaults()
+	if c.Introduction == nil {
+		return a.unauthenticated(c)
+	}
+	return a.judge(c, func(trusted []Commit) (*Authentication, error) {
+		return a.authenticate(ctx, repo, c, trusted)
+	})
+}
+
+// judge asks the cache and, when that does not know, attempt.
+func (a *Authenticator) judge(c Channel, attempt func(trusted []Commit) (*Authentication, error)) (*Authentication, error) {
 	if !c.Commit.Complete() {
 		return nil, fmt.Errorf("authenticate channel %s: %q is not a complete commit", c.Name, c.Commit)
 	}
@@ -70,15 +106,12 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Channel) (*Authentic
 	if slices.Contains(trusted, c.Commit) {
 		return &Authentication{Channel: c.Name, Commit: c.Commit, Introduction: c.Introduction}, nil
 	}
-	result, err := a.attempt(ctx, c, trusted)
-	var refused *AuthError
-	if errors.As(err, &refused) && (refused.Rule == MissingKey || refused.Rule == KeyringMissing) {
-		// The keyring branch may have moved since the commit was fetched.
-		if _, err := a.Repositories.Fetch(ctx, c.URL); err != nil {
-			return nil, fmt.Errorf("authenticate channel %s: %w", c.Name, err)
-		}
-		result, err = a.attempt(ctx, c, trusted)
+	result, err := attempt(trusted)
+	var odd *malformedError
+	if errors.As(err, &odd) {
+		err = refuse(odd.id, MalformedCommit, "is malformed: %s", odd.msg)
 	}
+	var refused *AuthError
 	if errors.As(err, &refused) {
 		refused.Channel = c.Name
 		return nil, refused
@@ -87,6 +120,20 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Channel) (*Authentic
 		return nil, fmt.Errorf("authenticate channel %s: %w", c.Name, err)
 	}
 	return result, a.remember(c, trusted)
+}
+
+// inMirror authenticates in the mirror of the channel's URL, which is fetched when need be.
+func (a *Authenticator) inMirror(ctx context.Context, c Channel, trusted []Commit) (*Authentication, error) {
+	result, err := a.attempt(ctx, c, trusted)
+	var refused *AuthError
+	if errors.As(err, &refused) && (refused.Rule == MissingKey || refused.Rule == KeyringMissing) {
+		// The keyring branch may have moved since the commit was fetched.
+		if _, err := a.Repositories.Fetch(ctx, c.URL); err != nil {
+			return nil, err
+		}
+		result, err = a.attempt(ctx, c, trusted)
+	}
+	return result, err
 }
 
 func (a *Authenticator) unauthenticated(c Channel) (*Authentication, error) {
@@ -107,10 +154,6 @@ func (a *Authenticator) attempt(ctx context.Context, c Channel, trusted []Commit
 			repo = repo.forReadingMuch()
 			result, err = a.authenticate(ctx, repo, c, trusted)
 			err = errors.Join(err, repo.close())
-		}
-		var odd *malformedError
-		if errors.As(err, &odd) {
-			err = refuse(odd.id, MalformedCommit, "is malformed: %s", odd.msg)
 		}
 		return err
 	})
@@ -135,7 +178,7 @@ func (a *Authenticator) authenticate(ctx context.Context, repo *Repository, c Ch
 	trusted := present(repo, cached)
 	commits, err := h.difference(ctx, target, intro, trusted)
 	result := &Authentication{Channel: c.Name, Commit: c.Commit, Introduction: c.Introduction, Signers: map[Fingerprint]int{}}
-	if err != nil || len(commits) == 0 { // it comes before something trusted
+	if err != nil || len(commits) == 0 && !a.Strict { // it comes before something trusted
 		return result, err
 	}
 	if len(trusted) == 0 {
@@ -143,14 +186,80 @@ func (a *Authenticator) authenticate(ctx context.Context, repo *Repository, c Ch
 			return nil, err
 		}
 	}
-	switch ok, err := h.descends(ctx, target, append(trusted, intro)); {
+	roots := []objectID{intro}
+	if !a.Strict {
+		roots = append(roots, trusted...)
+	}
+	switch ok, err := h.descends(ctx, target, roots); {
 	case err != nil:
 		return nil, err
 	case !ok:
 		return nil, refuse(target, NotDescendant, "is not a descendant of the introductory commit %v", intro)
 	}
+	if a.Strict {
+		if err := onBranch(ctx, h, c, target); err != nil {
+			return nil, err
+		}
+	}
 	result.Commits = len(commits)
-	return result, a.verifyAll(ctx, v, commits, result.Signers)
+	count := tally{}
+	if err := a.verifyAll(ctx, v, commits, count); err != nil {
+		return nil, err
+	}
+	result.Statistics = count.statistics(v.keys)
+	for _, s := range result.Statistics {
+		result.Signers[s.Key] = s.Commits
+	}
+	return result, nil
+}
+
+// onBranch refuses a commit that the branch of the channel does not contain: a server
+// may present one of another branch, signed like any other.
+func onBranch(ctx context.Context, h *history, c Channel, target objectID) error {
+	name := c.branch()
+	if !strings.HasPrefix(name, "refs/") {
+		name = "refs/heads/" + name
+	}
+	head, err := h.repo.head(name)
+	if err != nil && h.repo.local {
+		head, err = h.repo.head("refs/remotes/origin/" + c.branch())
+	}
+	if err != nil {
+		return refuse(target, NotOnBranch, "cannot be on branch %q: there is none", c.branch())
+	}
+	id, err := head.id()
+	if err != nil {
+		return err
+	}
+	ok, err := h.descends(ctx, id, []objectID{target})
+	if err == nil && !ok {
+		err = refuse(target, NotOnBranch, "is not on branch %q", c.branch())
+	}
+	return err
+}
+
+// A tally counts by signer.
+type tally map[Fingerprint]*SignerStatistics
+
+func (t tally) add(key Fingerprint, when time.Time) {
+	s := t[key]
+	if s == nil {
+		s = &SignerStatistics{Key: key, First: when, Last: when}
+		t[key] = s
+	}
+	s.Commits++
+	s.First, s.Last = earlier(s.First, when), later(s.Last, when)
+}
+
+func (t tally) statistics(keys *keyring) (all []SignerStatistics) {
+	for key, s := range t {
+		s.Owner = keys.owner(key)
+		all = append(all, *s)
+	}
+	slices.SortFunc(all, func(a, b SignerStatistics) int {
+		return cmp.Or(cmp.Compare(b.Commits, a.Commits), bytes.Compare(a.Key[:], b.Key[:]))
+	})
+	return all
 }
 
 func introduction(repo *Repository, i *Introduction) (objectID, *commitObject, error) {
@@ -177,9 +286,19 @@ func (a *Authenticator) verifier(repo *Repository, target Commit) (*verifier, er
 	}
 	keys, err := loadKeyring(repo, branch)
 	return &verifier{
-		repo: repo, keys: keys, historical: a.Historical,
+		repo: repo, keys: keys, historical: a.Historical, policy: a.policy(),
 		trees: map[objectID]authorizationEntry{}, files: map[objectID]authorizationFile{},
 	}, err
+}
+
+func (a *Authenticator) policy() *policy {
+	switch {
+	case !a.Strict:
+		return nil
+	case a.Now == nil:
+		return &policy{now: time.Now()}
+	}
+	return &policy{now: a.Now()}
 }
 
 // introduction checks that the first commit is signed by the key introduced.
@@ -206,7 +325,7 @@ func present(repo *Repository, commits []Commit) (ids []objectID) {
 // verifyAll checks commits concurrently and counts who signed them.
 // Of several failures it reports the one that comes first in commits, always
 // the same.
-func (a *Authenticator) verifyAll(ctx context.Context, v *verifier, commits []objectID, signers map[Fingerprint]int) error {
+func (a *Authenticator) verifyAll(ctx context.Context, v *verifier, commits []objectID, count tally) error {
 	workers := a.Workers
 	if workers == 0 {
 		workers = runtime.GOMAXPROCS(0)
@@ -227,10 +346,10 @@ func (a *Authenticator) verifyAll(ctx context.Context, v *verifier, commits []ob
 	for range workers {
 		group.Go(func() error {
 			for i, ok := take(); ok && ctx.Err() == nil; i, ok = take() {
-				signer, err := v.verify(commits[i])
+				signer, c, err := v.verify(commits[i])
 				mu.Lock()
 				if err == nil {
-					signers[signer]++
+					count.add(signer, c.when)
 				} else if i < limit {
 					limit, first = i, err
 				}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -29,9 +30,14 @@ func TestStatistics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	minute := func(n int) time.Time { return time.Date(2024, 1, 1, 0, n, 0, 0, time.UTC) }
 	want := &channel.Authentication{
 		Channel: "story", Commit: s.target, Introduction: s.intro, Commits: 5,
 		Signers: map[channel.Fingerprint]int{alice.Fingerprint(): 4, bob.Fingerprint(): 1},
+		Statistics: []channel.SignerStatistics{
+			{Key: alice.Fingerprint(), Owner: "alice <alice@example.org>", Commits: 4, First: minute(1), Last: minute(4)},
+			{Key: bob.Fingerprint(), Owner: "bob <bob@example.org>", Commits: 1, First: minute(5), Last: minute(5)},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

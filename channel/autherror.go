@@ -1,6 +1,10 @@
 package channel
 
-import "fmt"
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
 
 // A Rule names what an authentication failed at. The names are stable.
 type Rule string
@@ -23,15 +27,46 @@ const (
 	UnauthorizedSigner      Rule = "unauthorized-signer"      // a parent does not authorize the key
 	AuthorizationsRemoved   Rule = "authorizations-removed"   // .guix-authorizations was there and is gone
 	MalformedAuthorizations Rule = "malformed-authorizations" // .guix-authorizations cannot be read
+	TooLarge                Rule = "too-large"                // an object beyond the limit
+
+	// These are asked of strict authentication only.
+	WeakKey          Rule = "weak-key"          // DSA, or RSA of less than 2048 bits
+	ExpiredKey       Rule = "expired-key"       // when the commit was made
+	RevokedKey       Rule = "revoked-key"       // before, or at any time unless it was just replaced
+	UnboundKey       Rule = "unbound-key"       // not its owner's to sign with, or not yet
+	ExpiredSignature Rule = "expired-signature" // when the commit was made
+	FutureDate       Rule = "future-date"       // signed or committed in the future
+	NotOnBranch      Rule = "not-on-branch"     // the branch of the channel does not contain the commit
 )
 
 // An AuthError says why a channel is not to be believed.
 type AuthError struct {
 	Channel string
 	Commit  Commit      // that breaks the rule; empty when it is about the repository
+	When    time.Time   // that commit was made, by its own account; zero when not known
 	Rule    Rule        // that is broken
 	Key     Fingerprint // that signed, where known
-	Detail  string      // a sentence about it
+	// Since says since when it is broken: the time at which the key expired or was
+	// revoked, or the date of SinceCommit. Zero when that means nothing.
+	Since time.Time
+	// SinceCommit is the commit that took the key's authorization away.
+	// Empty when the key never had any on this line of history.
+	SinceCommit Commit
+	Detail      string // a sentence about it
+}
+
+// MarshalJSON leaves out what is not known.
+func (e *AuthError) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Channel     string    `json:"channel"`
+		Commit      Commit    `json:"commit,omitempty"`
+		When        time.Time `json:"when,omitzero"`
+		Rule        Rule      `json:"rule"`
+		Key         string    `json:"key,omitempty"`
+		Since       time.Time `json:"since,omitzero"`
+		SinceCommit Commit    `json:"sinceCommit,omitempty"`
+		Detail      string    `json:"detail"`
+	}{e.Channel, e.Commit, e.When, e.Rule, e.Key.orEmpty(), e.Since, e.SinceCommit, e.Detail})
 }
 
 func (e *AuthError) Error() string {

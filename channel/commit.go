@@ -81,6 +81,13 @@ func (f Fingerprint) String() string {
 	return b.String()
 }
 
+func (f Fingerprint) orEmpty() string {
+	if f == (Fingerprint{}) {
+		return ""
+	}
+	return f.String()
+}
+
 // MarshalText returns the grouped form, as "guix describe -f json" prints it.
 func (f Fingerprint) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 

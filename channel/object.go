@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // An objectID is the SHA-1 id of a git object.
@@ -37,12 +39,14 @@ func parseID(s []byte) (id objectID, err error) {
 type commitObject struct {
 	tree      objectID
 	parents   []objectID
-	signature []byte // armoured, nil when the commit is not signed
-	signed    []byte // what the signature is over: everything else
+	signature []byte    // armoured, nil when the commit is not signed
+	signed    []byte    // what the signature is over: everything else
+	when      time.Time // of the committer; the zero Time if it does not say so properly
+	ambiguous string    // what others may read otherwise, empty in an honest commit
 }
 
-// parseCommit reads a commit object. It refuses ambiguous ones: a header twice
-// or out of place, a NUL, text that ends within the headers.
+// parseCommit reads a commit object. It refuses ambiguous ones: one of git's own
+// headers twice or out of place, a NUL, text that ends within the headers.
 func parseCommit(raw []byte) (*commitObject, error) {
 	if bytes.IndexByte(raw, 0) >= 0 {
 		return nil, errors.New("a NUL in the commit")
@@ -61,6 +65,9 @@ func parseCommit(raw []byte) (*commitObject, error) {
 		name, value, _ := strings.Cut(string(raw[at:end-1]), " ")
 		if err := checkHeader(name, last, seen); err != nil {
 			return nil, err
+		}
+		if seen[name] && name != "parent" && name != "mergetag" {
+			c.ambiguous = fmt.Sprintf("header %.20q twice", name)
 		}
 		if err := c.header(name, value); err != nil {
 			return nil, fmt.Errorf("header %s: %v", name, err)
@@ -111,8 +118,8 @@ func checkHeader(name, last string, seen map[string]bool) error {
 	if !seen["committer"] {
 		return fmt.Errorf("header %.20q before the committer", name)
 	}
-	if seen[name] && name != "mergetag" {
-		return fmt.Errorf("header %.20q twice", name)
+	if seen[name] && name == "gpgsig" {
+		return fmt.Errorf("header %q twice", name)
 	}
 	return nil
 }
@@ -125,10 +132,25 @@ func (c *commitObject) header(name, value string) (err error) {
 		var id objectID
 		id, err = parseID([]byte(value))
 		c.parents = append(c.parents, id)
+	case "committer":
+		c.when = committed(value)
 	case "gpgsig":
 		c.signature = []byte(strings.ReplaceAll(value, "\n ", "\n"))
 	}
 	return err
+}
+
+// committed returns the time in "NAME <ADDRESS> SECONDS ZONE".
+func committed(person string) time.Time {
+	fields := strings.Fields(person[strings.LastIndexByte(person, '>')+1:])
+	if len(fields) == 0 {
+		return time.Time{}
+	}
+	s, err := strconv.ParseInt(fields[0], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(s, 0).UTC()
 }
 
 // A treeEntry is one line of a directory.

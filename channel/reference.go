@@ -11,6 +11,7 @@ import (
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/plumbing/storer"
 )
 
 // Resolve fetches what is needed of a channel's repository and returns it with
@@ -90,7 +91,7 @@ func (s *Repositories) fetchCommit(ctx context.Context, c Channel) (*Repository,
 // head returns the commit a reference stands at.
 func (r *Repository) head(name string) (Commit, error) {
 	r.mu.Lock()
-	ref, err := r.store.Reference(plumbing.ReferenceName(name))
+	ref, err := storer.ResolveReference(r.store, plumbing.ReferenceName(name))
 	r.mu.Unlock()
 	if errors.Is(err, plumbing.ErrReferenceNotFound) {
 		return "", &RepositoryError{

@@ -19,8 +19,9 @@ import (
 // A Repository is one mirror: a bare copy of the branches and tags of a URL.
 // Its methods may be called concurrently.
 type Repository struct {
-	URL string
-	dir string
+	URL   string
+	dir   string
+	local bool // somebody's own, not a mirror
 
 	mu    sync.Mutex // guards store, which go-git does not make safe
 	store *filesystem.Storage
@@ -33,7 +34,7 @@ var errCorrupt = errors.New("the mirror is damaged")
 const maxObject = 64 << 20
 
 func openMirror(url, dir string) *Repository {
-	return openMirrorWith(url, dir, filesystem.Options{ExclusiveAccess: true})
+	return openMirrorWith(url, dir, filesystem.Options{ExclusiveAccess: true, LargeObjectThreshold: maxObject})
 }
 
 func openMirrorWith(url, dir string, o filesystem.Options) *Repository {
@@ -44,7 +45,9 @@ func openMirrorWith(url, dir string, o filesystem.Options) *Repository {
 // forReadingMuch returns the same mirror with files that stay open until it is
 // closed, which is several times faster for whole histories.
 func (r *Repository) forReadingMuch() *Repository {
-	return openMirrorWith(r.URL, r.dir, filesystem.Options{ExclusiveAccess: true, KeepDescriptors: true})
+	return openMirrorWith(r.URL, r.dir, filesystem.Options{
+		ExclusiveAccess: true, KeepDescriptors: true, LargeObjectThreshold: maxObject,
+	})
 }
 
 func (r *Repository) close() error {
@@ -68,7 +71,8 @@ func (r *Repository) object(id objectID, kind plumbing.ObjectType) ([]byte, erro
 		return nil, fmt.Errorf("read object %v: it is a %v, not a %v", id, o.Type(), kind)
 	}
 	if o.Size() > maxObject {
-		return nil, fmt.Errorf("read %v %v: larger than %d bytes", kind, id, maxObject)
+		return nil, &AuthError{Commit: id.commit(), Rule: TooLarge,
+			Detail: fmt.Sprintf("(a %v) has %d bytes, more than the %d that are read", kind, o.Size(), maxObject)}
 	}
 	raw, err := readObject(o)
 	if err != nil {

@@ -33,6 +33,38 @@ type signature struct {
 	hasIssuer                      bool
 	fingerprint                    []byte   // of the key, nil when not given
 	numbers                        [][]byte // of the signature proper, for the algorithms above
+	claims                         claims
+}
+
+// claims are what the hashed part of a signature says about itself and the key.
+// Guix does not look at them; strict authentication does.
+type claims struct {
+	created   uint32 // seconds since 1970; 0 when not said
+	lifetime  uint32 // of the signature, in seconds; 0 is for ever
+	keyLife   uint32 // of the key, from its creation; 0 is for ever
+	hasFlags  bool
+	flags     byte       // what the key may be used for
+	hasReason bool       // of a revocation
+	reason    byte       // of a revocation
+	embedded  *signature // by a subkey, of its primary key
+}
+
+// read takes in one subpacket of the hashed part. Its size has been checked.
+func (c *claims) read(kind byte, data []byte) {
+	switch kind {
+	case 2:
+		c.created = binary.BigEndian.Uint32(data)
+	case 3:
+		c.lifetime = binary.BigEndian.Uint32(data)
+	case 9:
+		c.keyLife = binary.BigEndian.Uint32(data)
+	case 27:
+		if c.hasFlags = true; len(data) > 0 {
+			c.flags = data[0]
+		}
+	case 29:
+		c.hasReason, c.reason = true, data[0]
+	}
 }
 
 // A cursor takes bytes off the front; running out is remembered in err.
@@ -119,8 +151,8 @@ func (s *signature) version4(c *cursor) error {
 	n := uint32(6 + len(hashed))
 	s.suffix = append([]byte{4}, head[:n-1]...)
 	s.suffix = binary.BigEndian.AppendUint32(append(s.suffix, 4, 0xff), n)
-	for _, area := range [][]byte{hashed, unhashed} { // of two, the first counts
-		if err := s.subpackets(area); err != nil {
+	for i, area := range [][]byte{hashed, unhashed} { // of two, the first counts
+		if err := s.subpackets(area, i == 0); err != nil {
 			return err
 		}
 	}
@@ -140,7 +172,7 @@ func (s *signature) readNumbers(c *cursor) {
 	}
 }
 
-func (s *signature) subpackets(area []byte) error {
+func (s *signature) subpackets(area []byte, hashed bool) error {
 	c := &cursor{rest: area}
 	for len(c.rest) > 0 {
 		n := c.length()
@@ -154,6 +186,9 @@ func (s *signature) subpackets(area []byte) error {
 		}
 		if err := s.subpacket(tag&0x7f, tag&0x80 != 0, data); err != nil {
 			return fmt.Errorf("subpacket %d: %w", tag&0x7f, err)
+		}
+		if hashed {
+			s.claims.read(tag&0x7f, data)
 		}
 	}
 	return nil
@@ -191,7 +226,8 @@ func (s *signature) subpacket(kind byte, critical bool, data []byte) error {
 	case 29:
 		return checkText(data[1:])
 	case 32:
-		_, err := parseSignature(data)
+		embedded, err := parseSignature(data)
+		s.claims.embedded = embedded
 		return err
 	case 33:
 		return s.issuerFingerprint(data)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 )
 
@@ -17,6 +18,7 @@ type verifier struct {
 	repo       *Repository
 	keys       *keyring
 	historical []Fingerprint
+	policy     *policy // nil asks for no more than Guix does
 
 	mu    sync.Mutex                      // guards the two below
 	trees map[objectID]authorizationEntry // of the trees looked at
@@ -39,7 +41,7 @@ const authorizationsName = ".guix-authorizations"
 
 // loadKeyring reads every file ending in .key, at any depth, of a branch.
 func loadKeyring(r *Repository, branch string) (*keyring, error) {
-	head, err := r.head("refs/heads/" + branch)
+	head, err := r.keyringHead(branch)
 	if err != nil {
 		if errors.Is(err, errCorrupt) {
 			return nil, err
@@ -52,10 +54,16 @@ func loadKeyring(r *Repository, branch string) (*keyring, error) {
 		return nil, err
 	}
 	k := newKeyring()
-	return k, k.load(r, c.tree, "")
+	return k, k.load(r, c.tree, "", map[objectID]bool{})
 }
 
-func (k *keyring) load(r *Repository, tree objectID, dir string) error {
+// load reads the keys of a tree. What is there twice counts once, or a few small trees
+// could stand for more files than there is time for.
+func (k *keyring) load(r *Repository, tree objectID, dir string, seen map[objectID]bool) error {
+	if seen[tree] {
+		return nil
+	}
+	seen[tree] = true
 	entries, err := r.tree(tree)
 	if err != nil {
 		return err
@@ -66,10 +74,11 @@ func (k *keyring) load(r *Repository, tree objectID, dir string) error {
 		switch {
 		case isKey && (e.isDir() || e.isSubmodule()):
 			err = malformedKeyring(name, errors.New("not a file"))
-		case isKey:
+		case isKey && !seen[e.id]:
+			seen[e.id] = true
 			err = k.loadFile(r, e.id, name)
 		case e.isDir():
-			err = k.load(r, e.id, name)
+			err = k.load(r, e.id, name, seen)
 		}
 		if err != nil {
 			return err
@@ -93,13 +102,21 @@ func malformedKeyring(name string, err error) error {
 	return &AuthError{Rule: MalformedKeyring, Detail: fmt.Sprintf("key file %q cannot be read: %v", name, err)}
 }
 
-// verify checks one commit and returns the key that signed it.
+// verify checks one commit and returns the key that signed it, and the commit.
 // An error that is no *AuthError is about the repository.
-func (v *verifier) verify(id objectID) (Fingerprint, error) {
+func (v *verifier) verify(id objectID) (Fingerprint, *commitObject, error) {
 	c, err := v.repo.commit(id)
 	if err != nil {
-		return Fingerprint{}, err
+		return Fingerprint{}, nil, err
 	}
+	signer, err := v.check(id, c)
+	if refused, ok := err.(*AuthError); ok && refused.Commit == id.commit() {
+		refused.When = c.when
+	}
+	return signer, c, err
+}
+
+func (v *verifier) check(id objectID, c *commitObject) (Fingerprint, error) {
 	own, err := v.entry(c.tree)
 	if err != nil {
 		return Fingerprint{}, err
@@ -113,11 +130,59 @@ func (v *verifier) verify(id objectID) (Fingerprint, error) {
 		return Fingerprint{}, err
 	}
 	if !slices.Contains(authorized, signer) {
-		e := refuse(id, UnauthorizedSigner, "is signed by %v, which its parents do not authorize", signer)
-		e.Key = signer
-		return Fingerprint{}, e
+		return Fingerprint{}, v.unauthorized(id, c, signer)
 	}
 	return signer, nil
+}
+
+// unauthorized says that the parents of c do not authorize its signer, and since when.
+func (v *verifier) unauthorized(id objectID, c *commitObject, signer Fingerprint) error {
+	e := refuse(id, UnauthorizedSigner, "is signed by %v, which its parents do not authorize", signer)
+	e.Key = signer
+	for _, p := range c.parents {
+		taken, when, err := v.taken(p, signer)
+		if err != nil {
+			return err
+		}
+		if taken != "" {
+			e.SinceCommit, e.Since = taken, when
+			e.Detail += fmt.Sprintf(" since commit %s of %s", taken.Short(), date(when))
+			return e
+		}
+	}
+	return e
+}
+
+// taken goes back from a commit that does not authorize a key, first parents only,
+// to the one that took the authorization away. It is empty if none did.
+func (v *verifier) taken(id objectID, key Fingerprint) (Commit, time.Time, error) {
+	const far = 100_000
+	var last *commitObject
+	var lastID objectID
+	for range far {
+		keys, err := v.authorizedBy(id)
+		if _, broken := err.(*AuthError); broken {
+			return "", time.Time{}, nil
+		}
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		if slices.Contains(keys, key) {
+			if last == nil {
+				return "", time.Time{}, nil // this parent authorizes it; another does not
+			}
+			return lastID.commit(), last.when, nil
+		}
+		c, err := v.repo.commit(id)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		if len(c.parents) == 0 {
+			break
+		}
+		last, lastID, id = c, id, c.parents[0]
+	}
+	return "", time.Time{}, nil
 }
 
 // signer returns the key that signed c. SHA-1 is good enough only for commits
@@ -150,6 +215,11 @@ func (v *verifier) signer(id objectID, c *commitObject, allowSHA1 bool) (Fingerp
 		e := refuse(id, BadSignature, "does not match its signature by %v", key.fingerprint)
 		e.Key = key.fingerprint
 		return Fingerprint{}, e
+	}
+	if v.policy != nil {
+		if err := v.policy.check(id, c, s, key); err != nil {
+			return Fingerprint{}, err
+		}
 	}
 	return key.fingerprint, nil
 }
