@@ -97,6 +97,8 @@ const (
 	keyEnded   = "session-ended"
 )
 
+var errEnough = errors.New("no more jobs are wanted")
+
 //go:embed evaluate.scm
 var evaluateSource string
 
@@ -282,6 +284,7 @@ func (e *evaluation) lower(ctx context.Context, s *Session, yield func(Job, erro
 		}
 		e.next++
 		if wanted && !yield(job, nil) {
+			cancel(errEnough) // what was sent ahead need not be waited for
 			return false, nil
 		}
 		clock.Reset(e.PackageTimeout)

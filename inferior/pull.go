@@ -40,8 +40,8 @@ type Puller struct {
 	Args []string
 	// Env is the environment to start from, as in [exec.Cmd]; nil means ours.
 	Env []string
-	// Log, if not nil, gets what guix pull prints, as it comes. Pulls of
-	// different names write to it concurrently.
+	// Log, if not nil, gets what guix pull prints, as it comes, one write
+	// at a time.
 	Log io.Writer
 	// StopTimeout is how long a cancelled guix pull may take to end by itself
 	// after SIGTERM; 0 means 5 seconds.
@@ -51,6 +51,7 @@ type Puller struct {
 
 	mu      sync.Mutex // guards flights
 	flights map[string]*flight
+	logging sync.Mutex // held while writing to Log
 }
 
 // A flight is a pull that is going on, and who waits for it.
@@ -222,8 +223,9 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 	cmd.Env = environment(p.Env, "HOME="+filepath.Join(p.cacheDir(), "home"), "XDG_CACHE_HOME="+p.cacheDir(),
 		"XDG_CONFIG_HOME="+filepath.Join(p.cacheDir(), "home", ".config"), "LC_ALL=C.UTF-8", "LANGUAGE=en")
 	cmd.ExtraFiles = []*os.File{lock.file, fetching.file}
-	cmd.Stdout = p.Log
-	child, err := startProcess(cmd, io.MultiWriter(orDiscard(p.Log), &watcher{text: []byte(allFetched), found: fetching.release}))
+	log := &lockedWriter{mu: &p.logging, w: p.Log}
+	cmd.Stdout = log
+	child, err := startProcess(cmd, io.MultiWriter(log, &watcher{text: []byte(allFetched), found: fetching.release}))
 	if err != nil {
 		return startFailed(err)
 	}
@@ -252,11 +254,19 @@ func (p *Puller) stopTimeout() time.Duration {
 	return p.StopTimeout
 }
 
-func orDiscard(w io.Writer) io.Writer {
-	if w == nil {
-		return io.Discard
+// A lockedWriter is for writers that share one; w may be nil.
+type lockedWriter struct {
+	mu *sync.Mutex // held while writing to w
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	if l.w == nil {
+		return len(b), nil
 	}
-	return w
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
 }
 
 // ready returns the profile of that name if it is complete and was made of these channels.

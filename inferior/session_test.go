@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 		"silent":   silent,
 		"dies":     dies,
 		"stubborn": stubborn,
+		"evaluate": scriptedEvaluation,
 		"pull":     scriptedPull,
 		"system":   scriptedSystem,
 	})
