@@ -1,13 +1,17 @@
 package nar
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -20,13 +24,40 @@ import (
 // archive says: names are checked by the [Reader], and each file is created in
 // the directory just made for it, through an [os.Root]. When Restore fails it
 // removes what it made. Whoever does not trust r limits its length.
-func Restore(r io.Reader, path string) error {
+func Restore(r io.Reader, path string) error { return RestoreWith(r, path, nil) }
+
+// RestoreOptions say what else [RestoreWith] should do and refuse.
+type RestoreOptions struct {
+	// MaxSize bounds the bytes of all regular files together, MaxFiles the
+	// number of files of all kinds, and MaxDepth that of directories within
+	// each other. 0 means no limit but those of this package.
+	MaxSize, MaxFiles int64
+	MaxDepth          int
+	// FoldCase refuses names in one directory that differ in case only, which
+	// would be one file on some systems.
+	FoldCase bool
+	// Link, if not nil, is told of each finished regular file of at least
+	// LinkSize bytes, with the hash of its own archive: it may replace the file
+	// with a hard link to an equal one, as the store does to save space.
+	Link     func(path string, sum [sha256.Size]byte) error
+	LinkSize int64
+}
+
+// ErrLimit is wrapped by errors of [RestoreWith] that are about a limit in its options.
+var ErrLimit = errors.New("archive exceeds a limit")
+
+// RestoreWith is [Restore] with options; nil means none.
+func RestoreWith(r io.Reader, path string, options *RestoreOptions) error {
 	parent, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("restore nar: %w", err)
 	}
 	defer parent.Close()
-	t := restorer{nr: NewReader(r), base: filepath.Base(path), buf: make([]byte, copyBuffer)}
+	t := restorer{nr: NewReader(r), path: path, base: filepath.Base(path), buf: buffers.Get().(*[copyBuffer]byte)}
+	defer buffers.Put(t.buf)
+	if options != nil {
+		t.options = *options
+	}
 	if _, err := parent.Lstat(t.base); err == nil {
 		return fmt.Errorf("restore nar: %q: %w", path, fs.ErrExist)
 	}
@@ -41,15 +72,38 @@ func Restore(r io.Reader, path string) error {
 	return err
 }
 
+// Remove deletes the tree at path, directories without write permission
+// included. It never follows a link out of it. A missing one is no error.
+func Remove(path string) error {
+	parent, err := os.OpenRoot(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove tree: %w", err)
+	}
+	defer parent.Close()
+	if err := remove(parent, filepath.Base(path)); err != nil {
+		return fmt.Errorf("remove tree: %w", err)
+	}
+	return nil
+}
+
+var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
 // modified is the time that all files in a store have.
 var modified = time.Unix(1, 0)
 
 type restorer struct {
-	nr   *Reader
-	base string
-	made bool // base, by us
-	buf  []byte
-	dirs []openDir
+	nr      *Reader
+	options RestoreOptions
+	path    string // of the root
+	base    string
+	made    bool // base, by us
+	buf     *[copyBuffer]byte
+	dirs    []openDir
+	size    int64 // of the regular files so far
+	files   int64
 }
 
 // An openDir is a directory being filled.
@@ -57,6 +111,7 @@ type openDir struct {
 	path string // in the archive
 	name string // in the directory above
 	root *os.Root
+	seen map[string]bool // names without case, if that matters
 }
 
 func (t *restorer) run(parent *os.Root) error {
@@ -80,10 +135,40 @@ func (t *restorer) run(parent *os.Root) error {
 		if err := t.finish(parent, dir, hdr.Path == ""); err != nil {
 			return err
 		}
+		if err := t.check(name, hdr); err != nil {
+			return fmt.Errorf("%q: %w", hdr.Path, err)
+		}
 		if err := t.create(t.top(parent), name, hdr); err != nil {
 			return fmt.Errorf("%q: %w", hdr.Path, err)
 		}
 	}
+}
+
+// check applies the limits to a file about to be made.
+func (t *restorer) check(name string, hdr *Header) error {
+	o := &t.options
+	t.files++
+	switch {
+	case o.MaxFiles > 0 && t.files > o.MaxFiles:
+		return fmt.Errorf("%w: more than %d files", ErrLimit, o.MaxFiles)
+	case o.MaxSize > 0 && hdr.Size > o.MaxSize-t.size:
+		return fmt.Errorf("%w: more than %d bytes", ErrLimit, o.MaxSize)
+	case o.MaxDepth > 0 && len(t.dirs) > o.MaxDepth:
+		return fmt.Errorf("%w: more than %d directories deep", ErrLimit, o.MaxDepth)
+	}
+	t.size += hdr.Size
+	if o.FoldCase && len(t.dirs) > 0 {
+		last := &t.dirs[len(t.dirs)-1]
+		folded := strings.ToLower(name)
+		if last.seen[folded] {
+			return fmt.Errorf("%w: another name differs in case only", ErrLimit)
+		}
+		if last.seen == nil {
+			last.seen = make(map[string]bool)
+		}
+		last.seen[folded] = true
+	}
+	return nil
 }
 
 func split(path string) (dir, name string) {
@@ -110,7 +195,7 @@ func (t *restorer) create(in *os.Root, name string, hdr *Header) error {
 		if err != nil {
 			return err
 		}
-		t.dirs = append(t.dirs, openDir{hdr.Path, name, root})
+		t.dirs = append(t.dirs, openDir{path: hdr.Path, name: name, root: root})
 		return nil
 	case fs.ModeSymlink:
 		if err := in.Symlink(hdr.Target, name); err != nil {
@@ -128,14 +213,50 @@ func (t *restorer) file(in *os.Root, name string, hdr *Header) error {
 		return err
 	}
 	t.made = true
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{t.nr}, t.buf)
+	var to io.Writer = f
+	link := t.options.Link != nil && hdr.Size >= t.options.LinkSize
+	var own fileHash
+	if link {
+		own = newFileHash(hdr)
+		to = io.MultiWriter(f, own)
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{t.nr}, t.buf[:])
 	if err == nil {
 		err = f.Chmod(hdr.Mode.Perm())
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return in.Chtimes(name, modified, modified)
+	if err := in.Chtimes(name, modified, modified); err != nil || !link {
+		return err
+	}
+	return t.options.Link(filepath.Join(t.path, filepath.FromSlash(hdr.Path)), own.sum())
+}
+
+// A fileHash is the hash of the archive of a single regular file.
+type fileHash struct {
+	hash.Hash
+	size int64
+}
+
+// newFileHash returns the hash of what precedes the contents.
+func newFileHash(hdr *Header) fileHash {
+	h := fileHash{sha256.New(), hdr.Size}
+	b := []byte(wordMagic + wordOpen + wordType + wordRegular)
+	if hdr.Mode&0o100 != 0 {
+		b = append(b, wordExecutable+wordEmpty...)
+	}
+	b = append(b, wordContents...)
+	h.Write(binary.LittleEndian.AppendUint64(b, uint64(hdr.Size)))
+	return h
+}
+
+// sum adds what follows the contents.
+func (h fileHash) sum() (sum [sha256.Size]byte) {
+	h.Write(zeros[:padding(h.size)])
+	h.Write([]byte(wordClose))
+	h.Sum(sum[:0])
+	return sum
 }
 
 // finish gives the open directories that dir is not in their final mode and

@@ -1,0 +1,71 @@
+package substitute
+
+import (
+	"compress/bzip2"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// maxWindow is the memory that a zstd archive may ask for; "zstd --long" needs 128 MiB.
+const maxWindow = 128 << 20
+
+// decompressing says how fast one core gets archives out of a method, in bytes of
+// archive per second, and what part of the archive's size is downloaded.
+// Both only order the addresses of an item, so they need not be exact.
+var decompressing = map[string]struct{ speed, ratio float64 }{
+	"none":  {10e9, 1},
+	"zstd":  {900e6, 0.40},
+	"gzip":  {250e6, 0.42},
+	"bzip2": {30e6, 0.38},
+}
+
+// readable reports whether a Client can read a compression.
+func readable(method string) bool { return decompressing[method].speed > 0 }
+
+// decompress returns what r has compressed by method. Nothing has to be closed when it has been
+// read to its end, or to an error; closing r ends it otherwise.
+func decompress(method string, r io.Reader) (io.ReadCloser, error) {
+	switch method {
+	case "none":
+		return io.NopCloser(r), nil
+	case "gzip":
+		return gzip.NewReader(r)
+	case "bzip2":
+		return io.NopCloser(bzip2.NewReader(r)), nil
+	case "zstd":
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	}
+	return nil, fmt.Errorf("unknown compression %q", method)
+}
+
+// byCost sorts addresses by the time that they will probably take, given the
+// bandwidth in bytes per second; those that we cannot read are left out.
+func byCost(urls []NarURL, narSize int64, bandwidth float64) []NarURL {
+	cost := func(u NarURL) float64 {
+		d := decompressing[u.Compression]
+		size := float64(u.FileSize)
+		if u.FileSize < 0 {
+			size = float64(narSize) * d.ratio
+		}
+		return size/bandwidth + float64(narSize)/d.speed
+	}
+	sorted := slices.DeleteFunc(slices.Clone(urls), func(u NarURL) bool { return !readable(u.Compression) })
+	slices.SortStableFunc(sorted, func(a, b NarURL) int {
+		switch x, y := cost(a), cost(b); {
+		case x < y:
+			return -1
+		case x > y:
+			return 1
+		}
+		return 0
+	})
+	return sorted
+}
