@@ -48,19 +48,24 @@ func evaluationReply(expr sexp.Value, stderr io.Writer, done chan<- int) string 
 	i, _ := rest[0].(sexp.Int)
 	switch name := scriptedPackages[i]; name {
 	case "looper":
-		for {
-			syscall.Pause()
-		}
+		return forEver()
 	case "killer":
 		fmt.Fprintln(stderr, "Too many heap sections")
 		done <- 6
-		return ""
+		return forEver()
 	default:
 		v, err := sexp.Parse(scriptedJobs[name])
 		if err != nil {
 			panic(err)
 		}
 		return inferiortest.Value(v)
+	}
+}
+
+// forEver never answers, until the process ends.
+func forEver() string {
+	for {
+		syscall.Pause()
 	}
 }
 
