@@ -123,7 +123,7 @@ func (p *Pipeline) notify(spec Specification, e Event) {
 
 // Lock resolves the channels of spec to the commits they stand at now.
 func (p *Pipeline) Lock(ctx context.Context, spec Specification) (*channel.Lock, error) {
-	if err := spec.check(); err != nil {
+	if err := spec.Check(); err != nil {
 		return nil, err
 	}
 	lock, err := p.resolver().Resolve(ctx, spec.Channels)
@@ -149,6 +149,10 @@ func (p *Pipeline) Authenticate(ctx context.Context, lock *channel.Lock) ([]*cha
 // Pull returns the profile of lock: the Guix that "guix pull" makes of it. It is made
 // once and kept. The error is an *[inferior.PullError] when it cannot be made.
 func (p *Pipeline) Pull(ctx context.Context, lock *channel.Lock) (*inferior.Profile, error) {
+	// Without a daemon nothing can be pulled; that is best said in our own words.
+	if err := p.pool.Do(ctx, func(*store.Client) error { return nil }); err != nil {
+		return nil, fmt.Errorf("pull channels: %w", err)
+	}
 	return p.puller.Pull(ctx, lock.Digest(), channelsText(lock))
 }
 

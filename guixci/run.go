@@ -52,7 +52,7 @@ func (r *Report) Job(name string) (record.Job, bool) {
 // A red verdict and a failed build are results, not errors. An error means
 // that the answer is unknown; the next Run goes on from there.
 func (p *Pipeline) Run(ctx context.Context, spec Specification) (*Report, error) {
-	if err := spec.check(); err != nil {
+	if err := spec.Check(); err != nil {
 		return nil, err
 	}
 	done, err := p.unchanged(ctx, spec)

@@ -1,8 +1,6 @@
 package guixci
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"regexp"
 
@@ -32,7 +30,8 @@ type Specification struct {
 
 var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-func (s Specification) check() error {
+// Check reports what is wrong with a specification, before anything is fetched.
+func (s Specification) Check() error {
 	if !nameRule.MatchString(s.Name) {
 		return fmt.Errorf("specification %q: its name must be letters, digits, dots, dashes and underscores", s.Name)
 	}
@@ -40,7 +39,7 @@ func (s Specification) check() error {
 		return fmt.Errorf("specification %s: it has no channels", s.Name)
 	}
 	if _, ok := s.Channels.Named("guix"); !ok {
-		return fmt.Errorf("specification %s: %w", s.Name, cmp.Or(channel.ErrNoGuix, errors.New("no guix")))
+		return fmt.Errorf("specification %s: %w: add a channel of that name, which provides Guix itself", s.Name, channel.ErrNoGuix)
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // tell runs the demo here if there is a Guix, else in the box.
 func tell(ctx context.Context, o demo.Options, args []string, stderr io.Writer) (err error) {
 	if o.State == "" {
-		o.State = defaultState()
+		o.State = cli.StateDir("guixci-demo")
 	}
 	if o.State, err = filepath.Abs(o.State); err != nil {
 		return &cli.UsageError{Err: err}
@@ -124,17 +124,6 @@ func enterBox(ctx context.Context, s setup, o demo.Options, args []string) error
 	}
 	// What comes first loses against the user's own.
 	return box.ExecSelf([]string{setupEnv + "=" + string(text)}, append([]string{"--state=" + o.State}, args...)...)
-}
-
-func defaultState() string {
-	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
-		return filepath.Join(dir, "guixci-demo")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		home = "/var/lib"
-	}
-	return filepath.Join(home, ".local", "state", "guixci-demo")
 }
 
 // table shows how it went, and the figures beside what they should be.

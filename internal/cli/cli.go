@@ -12,10 +12,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"syscall"
 
 	"github.com/genenetwork/guixci/guixci/record"
+	"github.com/genenetwork/guixci/inferior"
 )
 
 // The exit codes of all drivers.
@@ -58,7 +60,13 @@ func ExitCode(err error) int {
 // Hint returns what to do about err, where that can be guessed; else it is empty.
 func Hint(err error) string {
 	var held *record.HeldError
+	var pull *inferior.PullError
+	var system *inferior.SystemError
 	switch {
+	case errors.As(err, &pull) && pull.Hint != "":
+		return pull.Hint
+	case errors.As(err, &system) && system.Hint != "":
+		return system.Hint
 	case errors.Is(err, syscall.ENOSPC):
 		return "the disk is full: free some space and run the same command again, nothing is lost"
 	case errors.As(err, &held):
@@ -83,6 +91,19 @@ func Complain(stderr io.Writer, program string, err error) {
 	if hint := Hint(err); hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
 	}
+}
+
+// StateDir returns the directory in which a program keeps its state unless it is told
+// otherwise: below $XDG_STATE_HOME or, without that, ~/.local/state.
+func StateDir(program string) string {
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, program)
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "/var/lib"
+	}
+	return filepath.Join(home, ".local", "state", program)
 }
 
 // Version returns the text of "--version".
