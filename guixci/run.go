@@ -157,7 +157,7 @@ func (p *Pipeline) unchanged(ctx context.Context, spec Specification) (*record.E
 	if last == nil || err != nil {
 		return nil, err
 	}
-	lock, err := channel.ReadLock("lock in the record", bytes.NewReader(last.Lock))
+	lock, err := recordedLock(last)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +217,7 @@ func (p *Pipeline) settled(id int64) (bool, error) {
 
 // report reads what the record has of an evaluation.
 func (p *Pipeline) report(spec Specification, e record.Evaluation) (*Report, error) {
-	lock, err := channel.ReadLock("lock in the record", bytes.NewReader(e.Lock))
+	lock, err := recordedLock(&e)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +239,20 @@ func (p *Pipeline) report(spec Specification, e record.Evaluation) (*Report, err
 		return nil, err
 	}
 	r.Green = green.ID == e.ID
-	r.LastGreen, err = channel.ReadLock("lock in the record", bytes.NewReader(green.Lock))
+	r.LastGreen, err = recordedLock(green)
 	return r, err
+}
+
+// LastGreen returns the newest lock of a specification that satisfied a policy:
+// the one to pull from. The error wraps [record.ErrNotFound] if there is none.
+func (p *Pipeline) LastGreen(specification string, policy record.Policy) (*channel.Lock, error) {
+	e, err := p.record.LastGreen(specification, policy)
+	if err != nil {
+		return nil, err
+	}
+	return recordedLock(e)
+}
+
+func recordedLock(e *record.Evaluation) (*channel.Lock, error) {
+	return channel.ReadLock("lock in the record", bytes.NewReader(e.Lock))
 }
