@@ -175,6 +175,7 @@ func (a *Authenticator) authenticate(ctx context.Context, repo *Repository, c Ch
 		return nil, err
 	}
 	h := newHistory(repo)
+	v.nodes = h.nodes
 	trusted := present(repo, cached)
 	commits, err := h.difference(ctx, target, intro, trusted)
 	result := &Authentication{Channel: c.Name, Commit: c.Commit, Introduction: c.Introduction, Signers: map[Fingerprint]int{}}

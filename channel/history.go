@@ -7,21 +7,27 @@ import (
 	"io/fs"
 )
 
-// A history walks the commits of a repository, remembering their parents.
+// A history walks the commits of a repository, remembering what is needed again.
 type history struct {
-	repo    *Repository
-	parents map[objectID][]objectID
+	repo  *Repository
+	nodes map[objectID]node
+}
+
+// A node is what is remembered of a commit.
+type node struct {
+	tree    objectID
+	parents []objectID
 }
 
 type idSet map[objectID]bool
 
 func newHistory(r *Repository) *history {
-	return &history{repo: r, parents: map[objectID][]objectID{}}
+	return &history{repo: r, nodes: map[objectID]node{}}
 }
 
 func (h *history) of(id objectID) ([]objectID, error) {
-	if p, ok := h.parents[id]; ok {
-		return p, nil
+	if n, ok := h.nodes[id]; ok {
+		return n.parents, nil
 	}
 	c, err := h.repo.commit(id)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -30,7 +36,7 @@ func (h *history) of(id objectID) ([]objectID, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.parents[id] = c.parents
+	h.nodes[id] = node{c.tree, c.parents}
 	return c.parents, nil
 }
 

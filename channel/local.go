@@ -102,3 +102,17 @@ func (r *Repository) keyringHead(branch string) (Commit, error) {
 	}
 	return head, err
 }
+
+// CurrentBranch returns the branch that HEAD is on.
+func (r *Repository) CurrentBranch() (string, error) {
+	r.mu.Lock()
+	head, err := r.store.Reference(plumbing.HEAD)
+	r.mu.Unlock()
+	if err != nil {
+		return "", fmt.Errorf("read HEAD of %q: %w", r.URL, err)
+	}
+	if !head.Target().IsBranch() {
+		return "", fmt.Errorf("HEAD of %q is on no branch", r.URL)
+	}
+	return head.Target().Short(), nil
+}

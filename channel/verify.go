@@ -18,7 +18,8 @@ type verifier struct {
 	repo       *Repository
 	keys       *keyring
 	historical []Fingerprint
-	policy     *policy // nil asks for no more than Guix does
+	policy     *policy           // nil asks for no more than Guix does
+	nodes      map[objectID]node // of commits that are known; only read here
 
 	mu    sync.Mutex                      // guards the two below
 	trees map[objectID]authorizationEntry // of the trees looked at
@@ -257,7 +258,7 @@ func (v *verifier) authorized(c *commitObject) ([]Fingerprint, error) {
 
 // authorizedBy returns the keys that one commit authorizes for its children.
 func (v *verifier) authorizedBy(id objectID) ([]Fingerprint, error) {
-	c, err := v.repo.commit(id)
+	c, err := v.node(id)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +274,7 @@ func (v *verifier) authorizedBy(id objectID) ([]Fingerprint, error) {
 		return keys, err
 	}
 	for _, p := range c.parents { // falling back to the default must not be that easy
-		parent, err := v.repo.commit(p)
+		parent, err := v.node(p)
 		if err != nil {
 			return nil, err
 		}
@@ -285,6 +286,17 @@ func (v *verifier) authorizedBy(id objectID) ([]Fingerprint, error) {
 		}
 	}
 	return v.historical, nil
+}
+
+func (v *verifier) node(id objectID) (node, error) {
+	if n, ok := v.nodes[id]; ok {
+		return n, nil
+	}
+	c, err := v.repo.commit(id)
+	if err != nil {
+		return node{}, err
+	}
+	return node{c.tree, c.parents}, nil
 }
 
 func (v *verifier) entry(tree objectID) (authorizationEntry, error) {
