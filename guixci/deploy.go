@@ -100,5 +100,5 @@ func (p *Pipeline) Deployment(d *container.Deployment) *container.Deployment {
 // cache in the state directory, so that nothing outside is touched.
 func (p *Pipeline) environment() []string {
 	return append(os.Environ(), "HOME="+p.path("cache", "home"), "XDG_CACHE_HOME="+p.path("cache"),
-		"XDG_CONFIG_HOME="+p.path("cache", "config"))
+		"XDG_CONFIG_HOME="+p.path("cache", "home", ".config"))
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
+	"github.com/genenetwork/guixci/internal/filelock"
 )
 
 // A Puller makes profiles with "guix pull" and keeps them in a directory of its own.
@@ -144,11 +145,11 @@ func (p *Puller) pullOnce(ctx context.Context, name string, channels []byte) (_ 
 	if err := p.makeDirectories(); err != nil {
 		return nil, err
 	}
-	lock, err := acquire(ctx, p.path("."+name+".pulling"))
+	lock, err := filelock.Acquire(ctx, p.path("."+name+".pulling"))
 	if err != nil {
 		return nil, err
 	}
-	defer lock.release()
+	defer lock.Release()
 	if profile := p.ready(name, channels); profile != nil {
 		return profile, nil
 	}
@@ -204,28 +205,28 @@ func (p *Puller) makeDirectories() error {
 
 // run runs guix pull for the profile of that name. The lock is handed on to the child,
 // so that it holds even if we are killed and the child goes on.
-func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fileLock) error {
+func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *filelock.Lock) error {
 	guix, err := program(p.Guix)
 	if err != nil {
 		return startFailed(err)
 	}
 	// Guix does not guard the checkouts it keeps against another guix pull,
 	// so it is one at a time until the last channel is fetched.
-	fetching, err := acquire(ctx, filepath.Join(p.cacheDir(), ".fetching"))
+	fetching, err := filelock.Acquire(ctx, filepath.Join(p.cacheDir(), ".fetching"))
 	if err != nil {
 		return err
 	}
-	defer fetching.release()
+	defer fetching.Release()
 
 	cmd := exec.Command(guix, append([]string{"pull", "--channels=" + p.path(name+".scm"),
 		"--profile=" + p.path(name)}, p.Args...)...)
 	cmd.Dir = "/"
 	cmd.Env = environment(p.Env, "HOME="+filepath.Join(p.cacheDir(), "home"), "XDG_CACHE_HOME="+p.cacheDir(),
 		"XDG_CONFIG_HOME="+filepath.Join(p.cacheDir(), "home", ".config"), "LC_ALL=C.UTF-8", "LANGUAGE=en")
-	cmd.ExtraFiles = []*os.File{lock.file, fetching.file}
+	cmd.ExtraFiles = []*os.File{lock.File(), fetching.File()}
 	log := &lockedWriter{mu: &p.logging, w: p.Log}
 	cmd.Stdout = log
-	child, err := startProcess(cmd, io.MultiWriter(log, &watcher{text: []byte(allFetched), found: fetching.release}))
+	child, err := startProcess(cmd, io.MultiWriter(log, &watcher{text: []byte(allFetched), found: fetching.Release}))
 	if err != nil {
 		return startFailed(err)
 	}
@@ -301,11 +302,11 @@ func (p *Puller) Remove(ctx context.Context, name string) error {
 	if _, err := os.Stat(p.Dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	lock, err := acquire(ctx, p.path("."+name+".pulling"))
+	lock, err := filelock.Acquire(ctx, p.path("."+name+".pulling"))
 	if err != nil {
 		return fmt.Errorf("remove profile %q: %w", name, err)
 	}
-	defer lock.release()
+	defer lock.Release()
 	if err := p.clear(name); err != nil {
 		return fmt.Errorf("remove profile %q: %w", name, err)
 	}
