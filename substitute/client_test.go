@@ -82,7 +82,7 @@ func TestClientMirror(t *testing.T) {
 func TestClientMassQuery(t *testing.T) {
 	var m substitutetest.Memory
 	var paths []substitute.StorePath
-	const count = 2500
+	const count = 1050 // more than are under way at once
 	for i := range count {
 		paths = append(paths, m.AddFile("item", strconv.Itoa(i)).StorePath)
 	}
@@ -90,8 +90,8 @@ func TestClientMassQuery(t *testing.T) {
 	h := &substitute.Handler{Source: &m, Key: vectorKey(t)}
 	for name, change := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"kept":    func(http.ResponseWriter, *http.Request) bool { return false },
-		"closing": everyNth(700, func(w http.ResponseWriter) { w.Header().Set("Connection", "close") }),
-		"broken":  everyNth(900, func(http.ResponseWriter) { panic(http.ErrAbortHandler) }),
+		"closing": everyNth(400, func(w http.ResponseWriter) { w.Header().Set("Connection", "close") }),
+		"broken":  everyNth(390, func(http.ResponseWriter) { panic(http.ErrAbortHandler) }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := clientOf(t, meddle(t, h, change))

@@ -1,0 +1,108 @@
+package agent_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/agent"
+	"github.com/genenetwork/guixci/substitute/nar"
+	"github.com/genenetwork/guixci/substitute/substitutetest"
+)
+
+// newAgent returns an agent whose only cache has what m has.
+func newAgent(t testing.TB, m *substitutetest.Memory) *agent.Agent {
+	t.Helper()
+	key := substitute.GenerateKey()
+	server := httptest.NewServer(&substitute.Handler{Source: m, Key: key})
+	t.Cleanup(server.Close)
+	return &agent.Agent{Client: &substitute.Client{URLs: []string{server.URL}, ACL: substitute.NewACL(key.Public())}}
+}
+
+func TestQuery(t *testing.T) {
+	var m substitutetest.Memory
+	leaf := m.AddFile("leaf", "1")
+	top := m.AddFile("top", "2", leaf.StorePath)
+	absent := substitutetest.Path("absent", "")
+	a := newAgent(t, &m)
+	var out bytes.Buffer
+	in := fmt.Sprintf("have %s %s nonsense %s\ninfo %s\nhave %s\n", leaf.StorePath, absent, top.StorePath, top.StorePath, absent)
+	if err := a.Query(t.Context(), strings.NewReader(in), &out); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("%s\n%s\n\n%s\n\n1\n%s\n0\n%d\n\n\n", leaf.StorePath, top.StorePath, top.StorePath, leaf.StorePath, top.NarSize)
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("replies (-want +got):\n%s", diff)
+	}
+}
+
+func TestSubstitute(t *testing.T) {
+	var m substitutetest.Memory
+	small, big := m.AddFile("small", "1"), m.AddFile("big", strings.Repeat("x", 10_000))
+	twin := m.Add(substitutetest.Path("twin", ""), substitutetest.FileNAR(strings.Repeat("x", 10_000)), "")
+	absent := substitutetest.Path("absent", "")
+	a := newAgent(t, &m)
+	dir := t.TempDir()
+	a.Links = filepath.Join(dir, ".links")
+	a.Options = agent.ParseOptions("deduplicate=yes\nprint-extended-build-trace=1\n")
+	var trace, out bytes.Buffer
+	a.Trace = &trace
+	var in strings.Builder
+	for _, item := range []substitute.StorePath{small.StorePath, absent, big.StorePath, twin.StorePath, small.StorePath} {
+		fmt.Fprintf(&in, "substitute %s %s\n", item, filepath.Join(dir, item.Base()))
+	}
+	if err := a.Substitute(t.Context(), strings.NewReader(in.String()), &out); err != nil {
+		t.Fatal(err)
+	}
+	success := func(i *substitute.Info) string { return fmt.Sprintf("success %s %d\n", i.NarHash, i.NarSize) }
+	want := success(small) + "not-found\n" + success(big) + success(twin) + success(small)
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("replies (-want +got):\n%s\n%s", diff, &trace)
+	}
+	one, _ := os.Stat(filepath.Join(dir, big.StorePath.Base()))
+	two, err := os.Stat(filepath.Join(dir, twin.StorePath.Base()))
+	if err != nil || !os.SameFile(one, two) {
+		t.Errorf("equal files are not one: %v", err)
+	}
+	for _, word := range []string{"@ download-started ", "@ download-succeeded "} {
+		if n := strings.Count(trace.String(), word); n != 4 {
+			t.Errorf("%d times %q, want 4:\n%s", n, word, &trace)
+		}
+	}
+	var b bytes.Buffer
+	if err := nar.Dump(&b, filepath.Join(dir, big.StorePath.Base())); err != nil || sha256.Sum256(b.Bytes()) != big.NarHash {
+		t.Errorf("what was made has another archive, %v", err)
+	}
+}
+
+func FuzzRequests(f *testing.F) {
+	for _, s := range []string{"have /gnu/store/x\n", "info a b\n", "substitute a b\n", "substitute a\n", "\n", "have", "x y\n"} {
+		f.Add(s)
+	}
+	var m substitutetest.Memory
+	m.AddFile("item", "1")
+	a := newAgent(f, &m)
+	a.Client.URLs = nil // not what is tested here
+	f.Fuzz(func(t *testing.T, in string) {
+		if strings.Contains(in, "substitute") {
+			in = strings.ReplaceAll(in, "/", "") // only names in the current directory
+			t.Chdir(t.TempDir())
+		}
+		a.Query(t.Context(), strings.NewReader(in), &bytes.Buffer{})
+		var out bytes.Buffer
+		a.Substitute(t.Context(), strings.NewReader(in), &out)
+		for line := range strings.Lines(out.String()) {
+			if line != "not-found\n" {
+				t.Errorf("request %q: reply %q", in, line)
+			}
+		}
+	})
+}
