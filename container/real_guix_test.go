@@ -5,12 +5,17 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/genenetwork/guixci/inferior/sexp"
+	"github.com/genenetwork/guixci/internal/guixbox"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
@@ -24,24 +29,48 @@ type realScripts struct {
 
 // boxMounts are what the stand-ins of the box's store link to.
 func boxMounts() []Mount {
-	if !guixtest.InBox() {
-		return nil
-	}
 	var mounts []Mount
-	for _, dir := range []string{"/usr", "/lib", "/lib64", "/bin", "/etc/alternatives"} {
+	for _, dir := range guixbox.Exposed() {
 		mounts = append(mounts, Mount{Source: dir})
 	}
 	return mounts
 }
 
-// TestRealContainer needs GUIXCI_TEST_CONTAINER, "PORT:ONE:TWO:FAILS:DIES".
 func TestRealContainer(t *testing.T) {
 	guixtest.Require(t)
-	parts := strings.Split(os.Getenv("GUIXCI_TEST_CONTAINER"), ":")
-	if len(parts) != 5 {
-		t.Skip("needs GUIXCI_TEST_CONTAINER=PORT:ONE:TWO:FAILS:DIES, the scripts of testdata/sample-system.scm")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	testRealContainer(t, realScripts{parts[0], parts[1], parts[2], parts[3], parts[4]})
+	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	testRealContainer(t, realScripts{
+		port: port, one: sampleScript(t, port, "one", "works"), two: sampleScript(t, port, "two", "works"),
+		fails: sampleScript(t, port, "bad", "fails"), dies: sampleScript(t, port, "dying", "dies"),
+	})
+}
+
+// sampleScript has Guix build the container of testdata/sample-system.scm.
+func sampleScript(t *testing.T, port, greeting, mode string) string {
+	t.Helper()
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// ((@ (sample-system) sample-system) #:port 80 #:greeting "one" #:mode 'works)
+	system := sexp.L(sexp.L(sexp.Symbol("@"), sexp.L(sexp.Symbol("sample-system")), sexp.Symbol("sample-system")),
+		sexp.Keyword("port"), sexp.Int(number), sexp.Keyword("greeting"), sexp.String(greeting),
+		sexp.Keyword("mode"), sexp.Quote(sexp.Symbol(mode)))
+	var complaint bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), "guix", "system", "container", "--network",
+		"--load-path=testdata", "--expression="+system.String())
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("guix system container: %v\n%s", err, &complaint)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func testRealContainer(t *testing.T, scripts realScripts) {
