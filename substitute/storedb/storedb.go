@@ -1,0 +1,257 @@
+// Package storedb is a [substitute.Source] of what is in the store of this machine,
+// by way of guix-daemon's database, which it only reads.
+//
+//	db, err := storedb.Open("")
+//	…
+//	defer db.Close()
+//	handler := &substitute.Handler{Source: db, Key: key}
+//
+// To ask the database takes a quarter of the time of asking the daemon, and the daemon need not
+// run. Where the database cannot be read, ask the daemon: store.Pool is a Source too.
+// The tables are those of nix/libstore/schema.sql in Guix.
+package storedb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"modernc.org/sqlite"
+
+	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/nar"
+)
+
+// DefaultPath is where guix-daemon has its database.
+const DefaultPath = "/var/guix/db/db.sqlite"
+
+// A DB is an open database. Its methods may be called concurrently.
+type DB struct {
+	path  string
+	db    *sql.DB
+	infos *sql.Stmt
+	refs  *sql.Stmt
+
+	mu      sync.Mutex // guards what follows
+	known   map[string]*substitute.Info
+	version int64     // of the database that known is true of
+	era     int       // grows whenever known is forgotten
+	checked time.Time // when version was seen last
+	watch   *sql.Conn // on which versions are compared
+}
+
+const (
+	// Answers are given from memory for this long after the database was
+	// last seen unchanged.
+	trust = 20 * time.Millisecond
+	// maxKnown bounds what is remembered, to some 30 MB.
+	maxKnown = 50_000
+)
+
+const (
+	infoQuery = `SELECT id, path, hash, deriver, narSize FROM ValidPaths WHERE path >= ? ORDER BY path LIMIT 1`
+	refsQuery = `SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path`
+)
+
+var _ = (*sqlite.Driver)(nil) // registers "sqlite"
+
+// Open opens a database; "" is [DefaultPath]. It fails if the database cannot be read.
+func Open(path string) (*DB, error) {
+	if path == "" {
+		path = DefaultPath
+	}
+	d := &DB{path: path}
+	if err := d.open(); err != nil {
+		return nil, fmt.Errorf("open store database %q: %w", path, err)
+	}
+	return d, nil
+}
+
+func (d *DB) open() (err error) {
+	// SQLite would make the file if it were missing, mode or not, in some cases.
+	if _, err := os.Stat(d.path); err != nil {
+		return err
+	}
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: d.path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)"}
+	if d.db, err = sql.Open("sqlite", dsn.String()); err != nil {
+		return err
+	}
+	d.db.SetMaxOpenConns(5) // each has a cache of its own
+	d.db.SetMaxIdleConns(5)
+	if d.infos, err = d.db.Prepare(infoQuery); err == nil {
+		d.refs, err = d.db.Prepare(refsQuery)
+	}
+	if err != nil {
+		d.db.Close()
+	}
+	return err
+}
+
+// Close closes the database.
+func (d *DB) Close() error {
+	d.mu.Lock()
+	if d.watch != nil {
+		d.watch.Close()
+		d.watch = nil
+	}
+	d.mu.Unlock()
+	return d.db.Close()
+}
+
+// Info describes the valid item with the given hash part.
+func (d *DB) Info(ctx context.Context, hashPart string) (*substitute.Info, error) {
+	info, era := d.remembered(ctx, hashPart)
+	if info != nil {
+		return info, nil
+	}
+	prefix := substitute.StoreDir + "/" + hashPart
+	if _, err := substitute.ParseStorePath(prefix + "-x"); err != nil || len(hashPart) != 32 {
+		return nil, fmt.Errorf("%w: %q is no hash part", substitute.ErrNotFound, hashPart)
+	}
+	info, err := d.read(ctx, prefix)
+	if err != nil {
+		return nil, fmt.Errorf("read store database: %w", err)
+	}
+	d.remember(hashPart, info, era)
+	return info, nil
+}
+
+// read reads both tables. A change between the two readings does no harm: an item
+// keeps its references for as long as it is valid, and they as well.
+func (d *DB) read(ctx context.Context, prefix string) (*substitute.Info, error) {
+	var id, size sql.NullInt64
+	var path, hash string
+	var deriver sql.NullString
+	err := d.infos.QueryRowContext(ctx, prefix+"-").Scan(&id, &path, &hash, &deriver, &size)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && !strings.HasPrefix(path, prefix+"-") {
+		return nil, fmt.Errorf("%w: %q", substitute.ErrNotFound, prefix)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info := &substitute.Info{NarSize: size.Int64}
+	if info.StorePath, err = substitute.ParseStorePath(path); err != nil {
+		return nil, err
+	}
+	if info.NarHash, err = substitute.ParseHash(hash); err != nil {
+		return nil, err
+	}
+	if deriver.String != "" && deriver.String != "unknown-deriver" {
+		if info.Deriver, err = substitute.ParseStorePath(deriver.String); err != nil {
+			return nil, err
+		}
+	}
+	info.References, err = d.references(ctx, id.Int64)
+	return info, err
+}
+
+func (d *DB) references(ctx context.Context, id int64) (refs []substitute.StorePath, err error) {
+	rows, err := d.refs.QueryContext(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var path string
+		if err := rows.Scan(&path); err != nil {
+			return nil, err
+		}
+		ref, err := substitute.ParseStorePath(path)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, ref)
+	}
+	return refs, rows.Err()
+}
+
+// remembered returns what is known of an item, if the database has not changed
+// since, and the era in which that is so.
+func (d *DB) remembered(ctx context.Context, hashPart string) (*substitute.Info, int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if since := now.Sub(d.checked); since < 0 || since > trust {
+		version, err := d.dataVersion(ctx)
+		if d.known == nil || err != nil || version != d.version || len(d.known) >= maxKnown {
+			d.known, d.version = make(map[string]*substitute.Info), version
+			d.era++
+		}
+		d.checked = now
+	}
+	return d.known[hashPart], d.era
+}
+
+// dataVersion is a number that changes when somebody changes the database. The
+// caller has d.mu.
+func (d *DB) dataVersion(ctx context.Context) (version int64, err error) {
+	if d.watch == nil {
+		if d.watch, err = d.db.Conn(context.WithoutCancel(ctx)); err != nil {
+			return 0, err
+		}
+	}
+	err = d.watch.QueryRowContext(context.WithoutCancel(ctx), "PRAGMA data_version").Scan(&version)
+	if err != nil {
+		d.watch.Close()
+		d.watch = nil
+	}
+	return version, err
+}
+
+// remember keeps what was read in the given era, unless that is over.
+func (d *DB) remember(hashPart string, info *substitute.Info, era int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if era == d.era {
+		d.known[hashPart] = info
+	}
+}
+
+// WriteNAR writes the archive of an item that Info described.
+func (d *DB) WriteNAR(ctx context.Context, w io.Writer, info *substitute.Info) error {
+	if _, err := substitute.ParseStorePath(string(info.StorePath)); err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	there, err := d.Info(ctx, info.StorePath.Hash())
+	if err != nil {
+		return err
+	}
+	if there.StorePath != info.StorePath {
+		return fmt.Errorf("%w: %s", substitute.ErrNotFound, info.StorePath)
+	}
+	counted := &writer{ctx: ctx, w: w}
+	err = nar.Dump(counted, string(info.StorePath))
+	if counted.n == 0 && errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %v", substitute.ErrNotFound, err)
+	}
+	if err != nil {
+		return fmt.Errorf("write archive of %s: %w", info.StorePath, err)
+	}
+	return nil
+}
+
+// A writer counts, and stops when its context ends.
+type writer struct {
+	ctx context.Context
+	w   io.Writer
+	n   int64
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	n, err := w.w.Write(b)
+	w.n += int64(n)
+	return n, err
+}
+
+var _ substitute.Source = (*DB)(nil)

@@ -1,0 +1,124 @@
+package storedb_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/storedb"
+	"github.com/genenetwork/guixci/substitute/substitutetest"
+)
+
+// The database says what the store has: items can be read, hash to what it says.
+func TestRealStore(t *testing.T) {
+	guixtest.Require(t)
+	db, err := storedb.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	items, err := filepath.Glob(substitute.StoreDir + "/*.drv")
+	if err != nil || len(items) == 0 {
+		t.Skipf("no derivations in the store: %v", err)
+	}
+	var paths []substitute.StorePath
+	for _, item := range items[:min(len(items), 20)] {
+		p := substitute.StorePath(item)
+		if _, err := db.Info(t.Context(), p.Hash()); err == nil { // a file need not be valid
+			paths = append(paths, p)
+		}
+	}
+	substitutetest.TestSource(t, db, paths)
+}
+
+// made makes a database like guix-daemon's with some items in it.
+func made(t *testing.T) (path string, writable *sql.DB) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "db.sqlite")
+	w, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(WAL)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	exec(t, w, `CREATE TABLE ValidPaths (id integer PRIMARY KEY AUTOINCREMENT NOT NULL, path text UNIQUE NOT NULL, hash text NOT NULL,
+		registrationTime integer NOT NULL, deriver text, narSize integer);
+		CREATE TABLE Refs (referrer integer NOT NULL, reference integer NOT NULL, PRIMARY KEY (referrer, reference));`)
+	return path, w
+}
+
+func exec(t *testing.T, db *sql.DB, query string, args ...any) {
+	t.Helper()
+	if _, err := db.Exec(query, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const insert = `INSERT INTO ValidPaths (id, path, hash, registrationTime, deriver, narSize) VALUES (?, ?, ?, 0, ?, ?)`
+
+func TestReadsAndNotices(t *testing.T) {
+	path, w := made(t)
+	one, two := substitutetest.Path("one", ""), substitutetest.Path("two", "")
+	hash := substitute.Hash{1, 2, 3}
+	hex := "sha256:010203" + strings.Repeat("00", 29)
+	exec(t, w, insert, 1, string(one), hex, "", 100)
+	exec(t, w, insert, 2, string(two), hex, "/gnu/store/"+one.Base()+".drv", 200)
+	exec(t, w, "INSERT INTO Refs VALUES (2, 1), (2, 2)")
+
+	db, err := storedb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	want := &substitute.Info{StorePath: two, NarHash: hash, NarSize: 200, Deriver: one + ".drv"}
+	want.References = []substitute.StorePath{min(one, two), max(one, two)}
+	for range 3 { // read, read again to be remembered, remembered
+		got, err := db.Info(t.Context(), two.Hash())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("info (-want +got):\n%s", diff)
+		}
+	}
+	exec(t, w, "DELETE FROM Refs; DELETE FROM ValidPaths")
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		_, err := db.Info(t.Context(), two.Hash())
+		if errors.Is(err, substitute.ErrNotFound) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("deleted item is still there: %v", err)
+		}
+	}
+	exec(t, w, insert, 3, string(one), hex, nil, 300)
+	if info, err := db.Info(t.Context(), one.Hash()); err != nil || info.NarSize != 300 {
+		t.Errorf("new item: %+v, %v", info, err)
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := storedb.Open(filepath.Join(dir, "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing database: %v", err)
+	}
+	bad := filepath.Join(dir, "bad")
+	if err := os.WriteFile(bad, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if db, err := storedb.Open(bad); err == nil {
+		if _, err := db.Info(context.Background(), strings.Repeat("0", 32)); err == nil {
+			t.Error("not a database: no error")
+		}
+		db.Close()
+	}
+}
