@@ -243,7 +243,7 @@ func scriptedSystem(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "what?")
 	case strings.Contains(line, "--derivation"):
 		fmt.Fprintln(stdout, "/gnu/store/0a-run-container.drv")
-	case line == "system container --no-grafts --load-path=/l --network --share=/s=/t --expose=/e --save-provenance --root=/r --verbosity=2 -- /etc/os.scm":
+	case line == "system container --load-path=/l --network --share=/s=/t --expose=/e --save-provenance --root=/r --verbosity=2 -- /etc/os.scm":
 		fmt.Fprintln(stdout, "/gnu/store/0a-run-container")
 	}
 	return 0

@@ -40,7 +40,7 @@ type SystemOptions struct {
 	StopTimeout time.Duration
 }
 
-// SystemContainer builds a system container without grafts, as "guix system
+// SystemContainer builds a system container, security updates grafted in, as "guix system
 // container" does, and returns the script that runs it, /gnu/store/…-run-container.
 // If the configuration is to blame, or a build of what it needs, the error is a
 // [*SystemError]. If ctx ends, guix and all its children are ended, and the error wraps the cause.
@@ -98,7 +98,7 @@ func (o SystemOptions) run(ctx context.Context, suffix string) (item string, err
 }
 
 func (o SystemOptions) arguments(file string) []string {
-	args := []string{"system", "container", "--no-grafts"}
+	args := []string{"system", "container"}
 	for _, d := range o.LoadPath {
 		args = append(args, "--load-path="+d)
 	}

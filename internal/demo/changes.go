@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -38,13 +37,13 @@ func (s *story) breakage(ctx context.Context) (fmt.Stringer, error) {
 	found.Verdict = v
 	switch {
 	case v.Green:
-		return found, errors.New("the broken channel pulls")
+		return found, wrong("the broken channel pulls")
 	case v.Channel != samples.Channel:
-		return found, fmt.Errorf("the verdict blames channel %q: %v", v.Channel, v)
+		return found, wrong("the verdict blames channel %q: %v", v.Channel, v)
 	case !strings.Contains(v.Module+v.File, "sample") || !strings.Contains(v.Exception, "sample-builder-of-tomorrow"):
-		return found, fmt.Errorf("the verdict does not name the module and the variable: %v", v)
+		return found, wrong("the verdict does not name the module and the variable: %v", v)
 	case s.report.Green || s.report.LastGreen == nil || s.report.LastGreen.Digest() != green:
-		return found, errors.New("the last green lock did not stay what it was")
+		return found, wrong("the last green lock did not stay what it was")
 	}
 	found.LastGreen = s.report.LastGreen.Digest()
 	return found, nil
@@ -80,12 +79,12 @@ func (s *story) repair(ctx context.Context) (fmt.Stringer, error) {
 	}
 	found.Digest, found.Jobs, found.Builds = s.report.Digest, len(s.report.Jobs), s.report.Built
 	if !s.report.Green || s.report.LastGreen.Digest() != s.report.Digest {
-		return found, fmt.Errorf("the repaired channels are not green: %v", s.report.Verdict)
+		return found, wrong("the repaired channels are not green: %v", s.report.Verdict)
 	}
 	found.LastGreen = s.report.LastGreen.Digest()
 	for _, j := range s.report.Jobs {
 		if j.Status != 0 {
-			return found, fmt.Errorf("job %s is %s after the repair", j.Name, j.Status)
+			return found, wrong("job %s is %s after the repair", j.Name, j.Status)
 		}
 	}
 	return found, nil
@@ -127,11 +126,11 @@ func (s *story) again(ctx context.Context) (fmt.Stringer, error) {
 	found.Check = time.Since(start).Seconds()
 	switch {
 	case !r.Unchanged || r.Digest != before.Digest || r.Evaluation != before.Evaluation:
-		return found, errors.New("the unchanged lock was taken for a new one")
+		return found, wrong("the unchanged lock was taken for a new one")
 	case found.Pulled+found.Jobs+found.Built > 0:
-		return found, fmt.Errorf("something was done again: %+v", found)
+		return found, wrong("something was done again: %+v", found)
 	case time.Since(start) > againLimit:
-		return found, fmt.Errorf("the check took %.1f s, more than %v", found.Check, againLimit)
+		return found, wrong("the check took %.1f s, more than %v", found.Check, againLimit)
 	}
 	return found, nil
 }

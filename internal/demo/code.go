@@ -30,7 +30,7 @@ func (s *story) guix(ctx context.Context) (fmt.Stringer, error) {
 	first, _, _ := strings.Cut(text, "\n")
 	fields := strings.Fields(first)
 	if len(fields) == 0 {
-		return nil, fmt.Errorf("guix --version prints %q", first)
+		return nil, wrong("guix --version prints %q", first)
 	}
 	if !guixbox.OnHost(ctx) {
 		return nil, errors.New("guix-daemon does not answer: is it running?")
@@ -70,14 +70,14 @@ func (s *story) resolve(ctx context.Context) (fmt.Stringer, error) {
 	found := lockFound{Digest: lock.Digest(), Channels: lock.List(), Declared: map[string]string{}, lock: lock.Channels}
 	for _, c := range lock.Channels {
 		if !c.Commit.Complete() {
-			return found, fmt.Errorf("channel %s is locked at %q, which is no whole commit", c.Name, c.Commit)
+			return found, wrong("channel %s is locked at %q, which is no whole commit", c.Name, c.Commit)
 		}
 		if c.DeclaredBy != "" {
 			found.Declared[c.Name] = c.DeclaredBy
 		}
 	}
 	if _, ok := lock.List().Named(samples.Channel); !ok {
-		return found, fmt.Errorf("the lock lacks %s, on which %s depends", samples.Channel, samples.Project)
+		return found, wrong("the lock lacks %s, on which %s depends", samples.Channel, samples.Project)
 	}
 	return found, nil
 }
@@ -134,7 +134,7 @@ func (s *story) authenticateForged(ctx context.Context, branch string) (*channel
 	_, err = s.pipeline.Authenticate(ctx, lock)
 	var refusal *channel.AuthError
 	if !errors.As(err, &refusal) {
-		return nil, fmt.Errorf("the forged commit of branch %s is not refused: %v", branch, err)
+		return nil, wrong("the forged commit of branch %s is not refused: %v", branch, err)
 	}
 	return refusal, nil
 }
@@ -153,7 +153,7 @@ func (s *story) compareVerdicts(ctx context.Context, forged channel.Commit) erro
 			return context.Cause(ctx)
 		}
 		if (err == nil) != c.good {
-			return fmt.Errorf("guix git authenticate does not agree about commit %s: %v", c.end, err)
+			return wrong("guix git authenticate does not agree about commit %s: %v", c.end, err)
 		}
 	}
 	return nil
@@ -182,12 +182,12 @@ func (s *story) pull(ctx context.Context) (fmt.Stringer, error) {
 		return found, err
 	}
 	if len(found.Describe) != len(s.lock.Channels) {
-		return found, fmt.Errorf("guix describe names %d channels, the lock %d", len(found.Describe), len(s.lock.Channels))
+		return found, wrong("guix describe names %d channels, the lock %d", len(found.Describe), len(s.lock.Channels))
 	}
 	for _, c := range s.lock.Channels {
 		d, _ := found.Describe.Named(c.Name)
 		if d.Commit != c.Commit || d.URL != c.URL || d.Introduction == nil || *d.Introduction != *c.Introduction {
-			return found, fmt.Errorf("guix describe has channel %s at %s, the lock at %s", c.Name, d.Commit, c.Commit)
+			return found, wrong("guix describe has channel %s at %s, the lock at %s", c.Name, d.Commit, c.Commit)
 		}
 	}
 	return found, nil

@@ -90,7 +90,7 @@ func (s *story) container(ctx context.Context) (fmt.Stringer, error) {
 		return found, err
 	}
 	if want := "A project that is its own channel"; !strings.HasPrefix(readme, want) {
-		return found, fmt.Errorf("the file served over HTTP is not the project's README: %q", readme)
+		return found, wrong("the file served over HTTP is not the project's README: %q", readme)
 	}
 	return found, nil
 }
@@ -120,7 +120,7 @@ func (s *story) look(ctx context.Context, d *container.Deployment, version strin
 		return err
 	}
 	if status.Running == nil || !status.Confirmed {
-		return errors.New("no confirmed container runs")
+		return wrong("no confirmed container runs")
 	}
 	found.PID = status.Running.Process.PID
 	for _, service := range status.Services {
@@ -130,14 +130,14 @@ func (s *story) look(ctx context.Context, d *container.Deployment, version strin
 	}
 	for _, name := range samples.Services {
 		if !slices.Contains(found.Services, name) {
-			return fmt.Errorf("service %s does not run, only %s", name, strings.Join(found.Services, ", "))
+			return wrong("service %s does not run, only %s", name, strings.Join(found.Services, ", "))
 		}
 	}
 	if found.Body, err = get(ctx, s.web); err != nil {
 		return err
 	}
 	if !strings.Contains(found.Body, "sample-project "+version) {
-		return fmt.Errorf("%s says %q, which is not version %s", s.web, found.Body, version)
+		return wrong("%s says %q, which is not version %s", s.web, found.Body, version)
 	}
 	return nil
 }
@@ -156,7 +156,7 @@ func get(ctx context.Context, url string) (string, error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("get %s: %s", url, resp.Status)
+		err = wrong("get %s: %s", url, resp.Status)
 	}
 	return string(body), err
 }
@@ -187,7 +187,7 @@ func (s *story) upgrade(ctx context.Context) (fmt.Stringer, error) {
 		return found, err
 	}
 	if found.Starts != 2 {
-		return found, fmt.Errorf("the state says %d starts instead of 2: it was lost in the upgrade", found.Starts)
+		return found, wrong("the state says %d starts instead of 2: it was lost in the upgrade", found.Starts)
 	}
 	if _, err := s.samples.BreakService(); err != nil {
 		return found, err
@@ -196,12 +196,12 @@ func (s *story) upgrade(ctx context.Context) (fmt.Stringer, error) {
 		return found, err
 	}
 	if !s.report.Green {
-		return found, fmt.Errorf("the commit whose service does not come up should be green: %v", s.report.Verdict)
+		return found, wrong("the commit whose service does not come up should be green: %v", s.report.Verdict)
 	}
 	_, err = s.deploy(ctx, s.report.Lock, nextVersion, "a service that does not come up")
 	var failed *container.Error
 	if !errors.As(err, &failed) || failed.Outcome != container.RolledBack {
-		return found, fmt.Errorf("the generation whose service does not come up was not rolled back: %w", err)
+		return found, wrong("the generation whose service does not come up was not rolled back: %v", err)
 	}
 	found.Outcome = failed.Outcome
 	found.Because = reason(failed)
@@ -217,7 +217,7 @@ func (s *story) restored(ctx context.Context, found *upgradeFound) error {
 	}
 	found.GivenUp = all[len(all)-1].Number
 	if all[len(all)-1].Rejected == "" {
-		return fmt.Errorf("generation %d is not remembered as rejected", found.GivenUp)
+		return wrong("generation %d is not remembered as rejected", found.GivenUp)
 	}
 	current, err := d.Current()
 	if err != nil {
@@ -225,7 +225,7 @@ func (s *story) restored(ctx context.Context, found *upgradeFound) error {
 	}
 	found.Restored = containerFound{Script: current.Script, Generation: current.Number, URL: s.web}
 	if current.Script != found.New.Script {
-		return fmt.Errorf("generation %d is current, not the one before the bad one", current.Number)
+		return wrong("generation %d is current, not the one before the bad one", current.Number)
 	}
 	return s.look(ctx, d, nextVersion, &found.Restored)
 }

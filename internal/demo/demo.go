@@ -109,8 +109,8 @@ func (s *story) run(ctx context.Context, st step) Result {
 	s.o.Progress.Step(st.name)
 	start := time.Now()
 	found, err := st.do(ctx)
-	if err == nil {
-		err = context.Cause(ctx)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx) // whatever it looks like from inside
 	}
 	r := Result{Step: st.name, OK: err == nil, Seconds: time.Since(start).Seconds(), Found: found, Err: err}
 	s.o.Progress.Done()
@@ -124,6 +124,17 @@ func (s *story) run(ctx context.Context, st step) Result {
 	}
 	return r
 }
+
+// wrong is an error about something that is not as it should be, as against one
+// of the machinery: then the demo has an answer, and it is no.
+func wrong(format string, args ...any) error {
+	return &wrongError{fmt.Sprintf(format, args...)}
+}
+
+type wrongError struct{ text string }
+
+func (e *wrongError) Error() string { return e.text }
+func (e *wrongError) Unwrap() error { return cli.ErrRed }
 
 // prepare makes an empty state directory, and keeps other demos out of it.
 func prepare(dir string) (unlock func(), err error) {

@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -73,14 +72,14 @@ func (s *story) evaluate(ctx context.Context) (fmt.Stringer, error) {
 		select {
 		case <-known:
 		default:
-			return nil, fmt.Errorf("nothing was evaluated: %v", r.report.Verdict)
+			return nil, wrong("nothing was evaluated: %v", r.report.Verdict)
 		}
 	}
 	switch {
 	case found.Unlowered != job("sample-unlowerable") || found.Exception == "":
-		return found, fmt.Errorf("sample-unlowerable is not the one bad job, but %q", found.Unlowered)
+		return found, wrong("sample-unlowerable is not the one bad job, but %q", found.Unlowered)
 	case found.Derivation == "":
-		return found, errors.New("the project's package is not among the jobs")
+		return found, wrong("the project's package is not among the jobs")
 	}
 	return found, nil
 }
@@ -151,16 +150,16 @@ func (s *story) telling(j record.Job) string {
 
 func (s *story) checkBuild(ctx context.Context, found buildFound) error {
 	if line := found.Failed[job("sample-broken")]; !strings.Contains(line, "the answer is 41, expected 42") {
-		return fmt.Errorf("the log of sample-broken is not told, but %q", line)
+		return wrong("the log of sample-broken is not told, but %q", line)
 	}
 	if culprit := found.Because[job("sample-needs-broken")]; !strings.Contains(culprit, "sample-broken") {
-		return fmt.Errorf("sample-needs-broken did not fail because of sample-broken, but of %q", culprit)
+		return wrong("sample-needs-broken did not fail because of sample-broken, but of %q", culprit)
 	}
 	if len(found.Failed) != 1 || len(found.Because) != 1 {
-		return fmt.Errorf("other packages failed too: %v %v", found.Failed, found.Because)
+		return wrong("other packages failed too: %v %v", found.Failed, found.Because)
 	}
 	if !s.report.Green {
-		return errors.New("the specification is not green, though the jobs it asks for are")
+		return wrong("the specification is not green, though the jobs it asks for are")
 	}
 	// What the record calls succeeded must be in the store.
 	for _, j := range s.report.Jobs {
@@ -173,7 +172,7 @@ func (s *story) checkBuild(ctx context.Context, found buildFound) error {
 		}
 		for _, o := range drv.Outputs {
 			if ok, err := s.pipeline.Store().Valid(ctx, o.Path); err != nil || !ok {
-				return fmt.Errorf("%s succeeded, but its output %s is not in the store: %v", j.Name, o.Path, err)
+				return wrong("%s succeeded, but its output %s is not in the store: %v", j.Name, o.Path, err)
 			}
 		}
 	}

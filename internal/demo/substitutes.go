@@ -35,7 +35,7 @@ func (f substitutesFound) String() string {
 func (s *story) substitutes(ctx context.Context) (fmt.Stringer, error) {
 	j, ok := s.report.Job(job("sample-talker"))
 	if !ok || j.Status != record.Succeeded {
-		return nil, errors.New("sample-talker was not built")
+		return nil, wrong("sample-talker was not built")
 	}
 	drv, err := store.ReadDerivation(store.StorePath(j.Derivation))
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *story) substitutes(ctx context.Context) (fmt.Stringer, error) {
 	var refusal *store.DaemonError
 	err = daemon.EnsurePath(ctx, found.Item, fetch, nil)
 	if !errors.As(err, &refusal) {
-		return found, fmt.Errorf("fetch without our key authorized: %v, though it should be refused", err)
+		return found, wrong("fetch without our key authorized: %v, though it should be refused", err)
 	}
 	found.Refused = refusal.Message
 	if err := s.authorize(ctx); err != nil {
@@ -78,7 +78,7 @@ func (s *story) fetchBack(ctx context.Context, daemon *store.Pool, fetch store.B
 		return err
 	}
 	if after.NarHash != before.NarHash {
-		return fmt.Errorf("%s came back with hash %s instead of %s", before.StorePath, after.NarHash, before.NarHash)
+		return wrong("%s came back with hash %s instead of %s", before.StorePath, after.NarHash, before.NarHash)
 	}
 	return nil
 }
@@ -91,7 +91,7 @@ func (s *story) delete(ctx context.Context, item substitute.StorePath) error {
 	return s.pipeline.Store().Do(ctx, func(c *store.Client) error {
 		gone, err := c.Delete(ctx, item)
 		if err == nil && len(gone.Paths) != 1 {
-			err = fmt.Errorf("delete %s: it is still in the store", item)
+			err = wrong("delete %s: it is still in the store", item)
 		}
 		return err
 	})
