@@ -36,6 +36,11 @@ func (l *loader) run(ctx context.Context) error {
 		})
 	}
 	group.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // whether or not anybody was told in time
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return l.err
 }
 
