@@ -66,6 +66,9 @@ func (f *Failure) Machinery() bool {
 	return false
 }
 
+// Advice is the hint.
+func (f *Failure) Advice() string { return f.Hint }
+
 // why is the location and the message.
 func (f *Failure) why() string {
 	if f.Location.File == "" {

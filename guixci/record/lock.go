@@ -22,7 +22,12 @@ func (e *HeldError) Error() string {
 	if e.PID != 0 {
 		who = fmt.Sprintf("process %d", e.PID)
 	}
-	return fmt.Sprintf("open record: state directory %q is held by %s: wait for it, stop it, or name another with --state", e.Dir, who)
+	return fmt.Sprintf("open record: state directory %q is held by %s", e.Dir, who)
+}
+
+// Advice says what to do about it.
+func (e *HeldError) Advice() string {
+	return "wait for that process, stop it, or name another state directory with --state"
 }
 
 // hold takes the state directory for this process. The number in the

@@ -15,9 +15,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
-
-	"github.com/genenetwork/guixci/guixci/record"
-	"github.com/genenetwork/guixci/inferior"
 )
 
 // The exit codes of all drivers.
@@ -58,19 +55,15 @@ func ExitCode(err error) int {
 }
 
 // Hint returns what to do about err, where that can be guessed; else it is empty.
+// An error that knows says so by a method Advice.
 func Hint(err error) string {
-	var held *record.HeldError
-	var pull *inferior.PullError
-	var system *inferior.SystemError
+	var knows interface{ Advice() string }
+	if errors.As(err, &knows) && knows.Advice() != "" {
+		return knows.Advice()
+	}
 	switch {
-	case errors.As(err, &pull) && pull.Hint != "":
-		return pull.Hint
-	case errors.As(err, &system) && system.Hint != "":
-		return system.Hint
 	case errors.Is(err, syscall.ENOSPC):
 		return "the disk is full: free some space and run the same command again, nothing is lost"
-	case errors.As(err, &held):
-		return "wait for that process, or give this one a state directory of its own with --state"
 	case errors.Is(err, context.Canceled):
 		return "run the same command again to go on"
 	}
