@@ -2,12 +2,13 @@ package channel_test
 
 import (
 	"bytes"
-	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -141,27 +142,103 @@ func TestReadsWhatGuixDescribes(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(profile, "manifest"), []byte(manifest), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, format := range []string{"json", "channels"} {
+	manifestList, err := channel.ReadManifest("manifest", []byte(manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, manifestList); diff != "" {
+		t.Errorf("manifest: %s", diff)
+	}
+	for _, format := range []channel.Format{channel.FormatJSON, channel.FormatChannels, channel.FormatSansIntroduction, channel.FormatRecutils} {
 		var stderr bytes.Buffer
-		cmd := exec.CommandContext(t.Context(), "guix", "describe", "--profile="+profile, "--format="+format)
+		cmd := exec.CommandContext(t.Context(), "guix", "describe", "--profile="+profile, "--format="+string(format))
 		cmd.Stderr = &stderr
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, &stderr)
 		}
-		var got channel.List
-		if format == "json" {
-			err = json.Unmarshal(out, &got)
-		} else {
-			got, err = channel.ReadList("describe", bytes.NewReader(out))
-		}
+		got, err := channel.ReadDescription("describe", bytes.NewReader(out))
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, out)
+		}
+		if format == channel.FormatSansIntroduction { // which the official channel gets back later
+			got[0].Introduction = want[0].Introduction
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s\n%s", out, diff)
 		}
+		if format != channel.FormatJSON && format != channel.FormatRecutils {
+			continue
+		}
+		var ours bytes.Buffer
+		if err := want.WriteFormat(&ours, format); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(strings.TrimSpace(string(out)), strings.TrimSpace(ours.String())); diff != "" {
+			t.Errorf("in format %s we write otherwise (-Guix +we):\n%s", format, diff)
+		}
+	}
+}
+
+// TestGuixReadsPinned has Guix read what Pin makes of the files of TestPinInPlace.
+func TestGuixReadsPinned(t *testing.T) {
+	guixtest.Require(t)
+	var texts []string
+	for _, test := range pinTests {
+		texts = append(texts, test.want)
+	}
+	for i, got := range guixReads(t, texts) {
+		want, err := channel.ReadList("x", strings.NewReader(texts[i]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" || len(got) != 3 || !got.Pinned() {
+			t.Errorf("%s\n%s", texts[i], diff)
+		}
+	}
+}
+
+// TestEvaluate has a Guix of its own find the channels of programs.
+func TestEvaluate(t *testing.T) {
+	guixtest.Require(t)
+	dir := t.TempDir()
+	read := func(e channel.Evaluator, text string) (channel.List, error) {
+		name := filepath.Join(dir, "channels.scm")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return e.Read(t.Context(), name)
+	}
+	got, err := read(channel.Evaluator{}, `(use-modules (srfi srfi-1))
+(display "noise")
+(define here "master")
+(map (lambda (c) (if (eq? 'guix (channel-name c)) (channel (inherit c) (commit "abc")) c))
+     (cons (channel (name 'x) (url "u") (branch here) `+somewhere+`) %default-channels))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guix := channel.DefaultGuix()
+	guix.Commit = "abc"
+	want := channel.List{{Name: "x", URL: "u", Branch: "master", Introduction: introduced}, guix}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, test := range []struct {
+		text, want string
+		evaluator  channel.Evaluator
+	}{
+		{`(map car 1)`, "exit status", channel.Evaluator{}},
+		{`(values 42)`, "not a list of channels", channel.Evaluator{}},
+		{`(let loop () (loop))`, "longer than 2s", channel.Evaluator{Timeout: 2 * time.Second}},
+		{`(let loop ((l '())) (loop (cons (make-string 100000000 #\a) l)))`, "", channel.Evaluator{Memory: 1 << 30}},
+	} {
+		_, err := read(test.evaluator, test.text)
+		var failed *channel.EvaluationError
+		if !errors.As(err, &failed) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v", test.text, err)
+		}
+		t.Log(err)
 	}
 }
 

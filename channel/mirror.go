@@ -72,9 +72,11 @@ func exists(url string) bool {
 	return err == nil
 }
 
-// checkURL refuses what git would take for an option or a command.
+// checkURL refuses what git would take for a command or an option, or ssh for one.
 func checkURL(url string) error {
-	if url == "" || strings.HasPrefix(url, "-") || strings.Contains(url, "::") || strings.ContainsAny(url, "\x00\n") {
+	_, host, _ := strings.Cut(url, "://")
+	option := strings.HasPrefix(url, "-") || strings.HasPrefix(host, "-") || strings.Contains(url, "@-")
+	if url == "" || option || strings.Contains(url, "::") || strings.ContainsAny(url, "\x00\n") {
 		return &RepositoryError{URL: url, Err: errors.New("not the url of a repository")}
 	}
 	return nil

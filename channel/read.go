@@ -33,8 +33,40 @@ func ReadList(name string, r io.Reader) (List, error) {
 	reader := sexp.NewReader(r)
 	reader.File = name
 	reader.MaxDepth, reader.MaxSize = 100, 4<<20
+	entries, err := evaluate(name, reader)
+	if err != nil {
+		return nil, err
+	}
+	return entries.list(), nil
+}
+
+// An entry is a channel of a list, and where it is written.
+type entry struct {
+	Channel
+	at     sexp.Pos // of the expression; a symbol for the default channels
+	commit sexp.Pos // of the value of its own commit field; zero when it has none
+	symbol sexp.Symbol
+}
+
+// entries are the channels of a list expression. More may be put in at room, if it is
+// not zero: a place within a (list …) where all that stands are channels.
+type entries struct {
+	items []entry
+	room  sexp.Pos
+}
+
+func (e entries) list() List {
+	list := make(List, len(e.items))
+	for i, item := range e.items {
+		list[i] = item.Channel
+	}
+	return list
+}
+
+// evaluate returns the value of the last expression of a file.
+func evaluate(name string, reader *sexp.Reader) (entries, error) {
 	e := evaluator{file: name}
-	var last any = Channel{} // no list: an error, like the empty file in Guix
+	var last any // no list: an error, like the empty file in Guix
 	at := sexp.Pos{Line: 1, Column: 1}
 	for {
 		form, pos, err := reader.NextAt()
@@ -42,25 +74,25 @@ func ReadList(name string, r io.Reader) (List, error) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			return entries{}, err
 		}
 		if _, ok := sexp.Tagged(form, "use-modules"); ok {
 			continue
 		}
 		if last, err = e.eval(form, pos); err != nil {
-			return nil, err
+			return entries{}, err
 		}
 		at = pos
 	}
-	list, ok := last.(List)
+	list, ok := last.(entries)
 	if !ok {
-		return nil, e.fail(at, "the file does not end in a list of channels")
+		return list, e.fail(at, "the file does not end in a list of channels")
 	}
 	return list, nil
 }
 
 // An evaluator finds the value of expressions that need no running:
-// a List, a Channel, an *Introduction, a Fingerprint or a sexp.Value.
+// entries, an entry, an *Introduction, a Fingerprint or a sexp.Value.
 type evaluator struct{ file string }
 
 func (e evaluator) fail(at sexp.Pos, format string, args ...any) error {
@@ -80,11 +112,12 @@ func (e evaluator) eval(v sexp.Value, at sexp.Pos) (any, error) {
 	case sexp.String, sexp.Bool:
 		return v, nil
 	case sexp.Symbol:
+		official := entry{Channel: DefaultGuix(), at: at, symbol: v}
 		switch v {
 		case "%default-channels":
-			return List{DefaultGuix()}, nil
+			return entries{items: []entry{official}}, nil
 		case "%default-guix-channel":
-			return DefaultGuix(), nil
+			return official, nil
 		}
 	case *sexp.List:
 		if len(v.Items) > 0 && v.Tail == nil {
@@ -97,7 +130,9 @@ func (e evaluator) eval(v sexp.Value, at sexp.Pos) (any, error) {
 func (e evaluator) apply(l *sexp.List, at sexp.Pos) (any, error) {
 	switch l.Items[0] {
 	case sexp.Symbol("list"):
-		return e.list(l, 0)
+		list, err := e.list(l, 0)
+		list.room = l.At[len(l.At)-1]
+		return list, err
 	case sexp.Symbol("cons"):
 		if len(l.Items) != 3 {
 			return nil, e.fail(at, "cons takes two arguments")
@@ -123,28 +158,28 @@ func (e evaluator) apply(l *sexp.List, at sexp.Pos) (any, error) {
 }
 
 // list joins the arguments of l, the last ones of which are lists themselves.
-func (e evaluator) list(l *sexp.List, lists int) (List, error) {
-	result := List{}
+func (e evaluator) list(l *sexp.List, lists int) (result entries, err error) {
 	for i, arg := range l.Items[1:] {
 		at := l.At[i+1]
 		v, err := e.eval(arg, at)
 		if err != nil {
-			return nil, err
+			return result, err
 		}
 		wantList := i+1 >= len(l.Items)-lists
 		switch v := v.(type) {
-		case List:
+		case entries:
 			if !wantList {
-				return nil, e.fail(at, "a list of channels where one channel is wanted")
+				return result, e.fail(at, "a list of channels where one channel is wanted")
 			}
-			result = append(result, v...)
-		case Channel:
+			result.items = append(result.items, v.items...)
+			result.room = v.room
+		case entry:
 			if wantList {
-				return nil, e.fail(at, "a channel where a list of channels is wanted")
+				return result, e.fail(at, "a channel where a list of channels is wanted")
 			}
-			result = append(result, v)
+			result.items = append(result.items, v)
 		default:
-			return nil, e.fail(at, "%.40s is not a channel", arg)
+			return result, e.fail(at, "%.40s is not a channel", arg)
 		}
 	}
 	return result, nil
@@ -157,13 +192,13 @@ func (e evaluator) quoted(l *sexp.List, at sexp.Pos) (any, error) {
 		return nil, e.fail(at, "quote takes one argument")
 	}
 	if items, ok := sexp.Items(l.Items[1]); ok && len(items) == 0 {
-		return List{}, nil
+		return entries{}, nil
 	}
 	return l.Items[1], nil
 }
 
-func (e evaluator) channel(l *sexp.List, at sexp.Pos) (Channel, error) {
-	c := Channel{Branch: defaultBranch}
+func (e evaluator) channel(l *sexp.List, at sexp.Pos) (entry, error) {
+	c := entry{Channel: Channel{Branch: defaultBranch}, at: at}
 	var seen []string
 	for i, item := range l.Items[1:] {
 		at := l.At[i+1]
@@ -193,7 +228,7 @@ func (e evaluator) channel(l *sexp.List, at sexp.Pos) (Channel, error) {
 }
 
 // field sets one field of c to the value of f.
-func (e evaluator) field(c *Channel, name string, f *sexp.List) (err error) {
+func (e evaluator) field(c *entry, name string, f *sexp.List) (err error) {
 	at := f.At[1]
 	v, err := e.eval(f.Items[1], at)
 	if err != nil {
@@ -223,7 +258,7 @@ func (e evaluator) field(c *Channel, name string, f *sexp.List) (err error) {
 		if !isText && !unset {
 			return wrong("a string")
 		}
-		c.Commit = Commit(text)
+		c.Commit, c.commit = Commit(text), at
 	case "introduction":
 		intro, ok := v.(*Introduction)
 		if !ok && !unset {
@@ -231,11 +266,11 @@ func (e evaluator) field(c *Channel, name string, f *sexp.List) (err error) {
 		}
 		c.Introduction = intro
 	case "inherit":
-		parent, ok := v.(Channel)
+		parent, ok := v.(entry)
 		if !ok {
 			return e.fail(at, "inherit needs a channel")
 		}
-		*c = parent
+		c.Channel = parent.Channel
 	case "location":
 	default:
 		return e.fail(f.At[0], "a channel has no field %q", name)

@@ -188,7 +188,7 @@ func (r *Repository) File(c Commit, path string) ([]byte, error) {
 
 // Metadata returns what .guix-channel says at a commit, or the defaults.
 func (r *Repository) Metadata(c Commit) (*Metadata, error) {
-	text, err := r.File(c, ".guix-channel")
+	text, err := r.File(c, metadataName)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := r.commitOf(c); err != nil {
 			return nil, err
@@ -198,7 +198,14 @@ func (r *Repository) Metadata(c Commit) (*Metadata, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ReadMetadata(fmt.Sprintf("%s@%s:.guix-channel", r.URL, c.Short()), text)
+	return ReadMetadata(r.metadataName(c), text)
+}
+
+const metadataName = ".guix-channel"
+
+// metadataName is what the file of a commit is called in messages.
+func (r *Repository) metadataName(c Commit) string {
+	return fmt.Sprintf("%s@%s:%s", r.URL, c.Short(), metadataName)
 }
 
 func (r *Repository) commitOf(c Commit) (*commitObject, error) {

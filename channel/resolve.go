@@ -11,7 +11,10 @@ import (
 // A Resolver turns channel lists into locks.
 type Resolver struct {
 	Repositories *Repositories // required
-	Logger       *slog.Logger  // nil discards
+	// AllowLocal lets the .guix-channel of a repository elsewhere name repositories on
+	// this machine. Without it only those of local repositories may.
+	AllowLocal bool
+	Logger     *slog.Logger // nil discards
 }
 
 // ErrNoGuix is wrapped by the error of [Resolver.Resolve] when no channel is called guix.
@@ -23,9 +26,30 @@ var ErrNoGuix = errors.New("'guix' channel is lacking")
 // commit where it does not. Dependencies are those that .guix-channel declares at
 // the commit found. Nothing is authenticated; see [Authenticator].
 func (r *Resolver) Resolve(ctx context.Context, list List) (*Lock, error) {
-	m := merge{resolver: r}
-	for _, c := range list {
-		m.work = append(m.work, declaration{channel: c.withDefaults()})
+	m, err := r.merge(ctx, list, nil)
+	if err != nil {
+		return nil, err
+	}
+	lock := m.lock(list)
+	if _, ok := lock.List().Named(guixName); !ok {
+		return nil, lackingGuix()
+	}
+	return lock, nil
+}
+
+func lackingGuix() error {
+	return fmt.Errorf("resolve channels: %w: every channel needs the one named guix", ErrNoGuix)
+}
+
+// merge resolves list, whose channels are written at places, if there are any.
+func (r *Resolver) merge(ctx context.Context, list List, places []Place) (*merge, error) {
+	m := &merge{resolver: r, instances: map[string]*instance{}}
+	for i, c := range list {
+		d := Declaration{Channel: c.withDefaults()}
+		if i < len(places) {
+			d.Place = places[i]
+		}
+		m.work = append(m.work, declaration{Declaration: &d, local: true})
 	}
 	for len(m.work) > 0 {
 		head := m.work[0]
@@ -34,76 +58,108 @@ func (r *Resolver) Resolve(ctx context.Context, list List) (*Lock, error) {
 			return nil, err
 		}
 	}
-	lock := &Lock{Channels: m.chosen, Requested: slices.Clone(list)}
-	if _, ok := lock.List().Named(guixName); !ok {
-		return nil, fmt.Errorf("resolve channels: %w: every channel needs the one named guix", ErrNoGuix)
-	}
-	return lock, nil
+	return m, nil
 }
 
 // A merge is the state of one Resolve.
 type merge struct {
-	resolver *Resolver
-	work     []declaration
-	chosen   []LockedChannel // in the order they were last chosen
+	resolver  *Resolver
+	work      []declaration
+	chosen    []LockedChannel // in the order they were last chosen
+	all       []*Declaration  // in the order they were considered
+	instances map[string]*instance
 }
 
 // A declaration is a channel somebody asks for.
 type declaration struct {
-	channel Channel
-	by      string // channel that asks; empty for the list
-	byLocal bool   // that channel's own repository is on this machine
+	*Declaration
+	local bool // by the list, or by a repository on this machine
+}
+
+// An instance is a channel at its commit.
+type instance struct {
+	repo        *Repository
+	commit      Commit
+	metadata    *Metadata
+	declaration *Declaration
+}
+
+func (m *merge) lock(requested List) *Lock {
+	return &Lock{Channels: m.chosen, Requested: slices.Clone(requested)}
 }
 
 // add takes one declaration off the work list.
 func (m *merge) add(ctx context.Context, d declaration) error {
-	previous := slices.IndexFunc(m.chosen, func(c LockedChannel) bool { return c.Name == d.channel.Name })
-	if previous >= 0 {
-		if moreSpecific := d.channel.Commit != "" && m.chosen[previous].Pin == ""; !moreSpecific {
+	m.all = append(m.all, d.Declaration)
+	previous := slices.IndexFunc(m.chosen, func(c LockedChannel) bool { return c.Name == d.Channel.Name })
+	if previous < 0 {
+		d.win("nobody asked for it before")
+	} else {
+		earlier := m.instances[d.Channel.Name].declaration
+		if moreSpecific := d.Channel.Commit != "" && m.chosen[previous].Pin == ""; !moreSpecific {
+			d.lose(earlier)
 			return nil
 		}
+		d.win("it names a commit, which " + earlier.who() + " does not")
+		earlier.replaced(d.Declaration)
 		m.chosen = slices.Delete(m.chosen, previous, previous+1)
 	}
-	if d.by != "" && isLocal(d.channel.URL) && !d.byLocal {
-		return fmt.Errorf("resolve channel %s: channel %s, which comes from elsewhere, may not name the local repository %q",
-			d.channel.Name, d.by, d.channel.URL)
+	if isLocal(d.Channel.URL) && !d.local && !m.resolver.AllowLocal {
+		return &RepositoryError{URL: d.Channel.URL, Err: fmt.Errorf("channel %s, which comes from elsewhere, may not name a repository on this machine (as its dependency %s)",
+			d.By, d.Channel.Name), Remedy: "allow it if you trust that channel"}
 	}
-	locked, dependencies, err := m.resolver.resolve(ctx, d)
+	i, places, err := m.resolver.resolve(ctx, d)
 	if err != nil {
 		return err
 	}
+	m.instances[d.Channel.Name] = i
+	locked := LockedChannel{Channel: d.Channel, DeclaredBy: d.By, Pin: d.Channel.Commit}
+	locked.Commit = i.commit
 	m.chosen = append(m.chosen, locked)
-	for _, c := range dependencies {
-		m.work = append(m.work, declaration{channel: c.withDefaults(), by: d.channel.Name, byLocal: isLocal(d.channel.URL)})
+	for n, c := range i.metadata.Dependencies {
+		next := &Declaration{Channel: c.withDefaults(), By: d.Channel.Name, Place: places[n]}
+		m.work = append(m.work, declaration{Declaration: next, local: isLocal(d.Channel.URL)})
 	}
 	return nil
 }
 
 // resolve finds the commit of one channel, and what it depends on there.
-func (r *Resolver) resolve(ctx context.Context, d declaration) (LockedChannel, List, error) {
-	var commit Commit
-	var metadata *Metadata
-	err := r.Repositories.repairing(ctx, d.channel.URL, func() error {
-		repo, c, err := r.Repositories.Resolve(ctx, d.channel)
-		if err != nil {
+func (r *Resolver) resolve(ctx context.Context, d declaration) (*instance, []Place, error) {
+	i := &instance{declaration: d.Declaration}
+	var places []Place
+	err := r.Repositories.repairing(ctx, d.Channel.URL, func() (err error) {
+		if i.repo, i.commit, err = r.Repositories.Resolve(ctx, d.Channel); err != nil {
 			return err
 		}
-		commit = c
-		if metadata, err = repo.Metadata(c); err != nil {
-			return fmt.Errorf("resolve channel %s: %w", d.channel.Name, err)
+		if i.metadata, places, err = i.repo.dependencies(i.commit); err != nil {
+			return fmt.Errorf("resolve channel %s: %w", d.Channel.Name, err)
 		}
 		return nil
 	})
-	if err != nil && d.by != "" {
-		err = fmt.Errorf("dependency of channel %s: %w", d.by, err)
+	if err != nil && d.By != "" {
+		err = fmt.Errorf("dependency of channel %s: %w", d.By, err)
 	}
+	if err == nil && r.Logger != nil {
+		r.Logger.Info("resolved", "channel", d.Channel.Name, "commit", i.commit, "declaredBy", d.By)
+	}
+	return i, places, err
+}
+
+// dependencies returns what .guix-channel says, and where each dependency is written.
+func (r *Repository) dependencies(c Commit) (*Metadata, []Place, error) {
+	m, err := r.Metadata(c)
 	if err != nil {
-		return LockedChannel{}, nil, err
+		return nil, nil, err
 	}
-	if r.Logger != nil {
-		r.Logger.Info("resolved", "channel", d.channel.Name, "commit", commit, "declaredBy", d.by)
+	name := r.metadataName(c)
+	places := make([]Place, len(m.Dependencies))
+	for i := range places {
+		places[i] = Place{File: name}
 	}
-	locked := LockedChannel{Channel: d.channel, DeclaredBy: d.by, Pin: d.channel.Commit}
-	locked.Commit = commit
-	return locked, metadata.Dependencies, nil
+	if text, err := r.File(c, metadataName); err == nil {
+		if f, err := ReadFile(name, text); err == nil && f.metadata != nil {
+			places = f.Places()
+		}
+	}
+	return m, places, nil
 }
