@@ -5,12 +5,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/klauspost/compress/zstd"
+	"sync"
+	"time"
 )
 
 // A Cache is a directory of archives, kept apart from the store: what is in it can be
@@ -22,25 +23,53 @@ import (
 //
 //	nix-cache-info
 //	HASH.narinfo            signed if Key is set
-//	nar/zstd/HASH-NAME      compressed archive
+//	nar/zstd/HASH-NAME      compressed archive; also gzip
+//	nar/HASH-NAME           the archive itself, for what is compressed already
 //
 // Files appear whole or not at all, and the narinfo last; several processes may
-// add to one directory.
+// add to one directory, and remove from it.
 type Cache struct {
 	Dir string      // required; made when missing
 	Key *PrivateKey // signs what is added; nil leaves it unsigned
+	// Compression is how archives are kept; nil means [DefaultCompressions].
+	Compression []Compression
+
+	mu    sync.Mutex // guards known
+	known map[string]cachedNarInfo
 }
 
-// cacheCompression is how archives are kept: the method every client that matters
-// prefers, at the level where its speed is still that of the disk.
-var cacheCompression = Compression{Method: "zstd", Level: defaultLevel}
+// A cachedNarInfo is what a file was read as.
+type cachedNarInfo struct {
+	*NarInfo
+	read os.FileInfo
+	used time.Time // when the file's times were last set to tell of its use
+}
 
 func (c *Cache) narInfo(hashPart string) string {
 	return filepath.Join(c.Dir, hashPart+".narinfo")
 }
 
-func (c *Cache) archive(p StorePath) string {
-	return filepath.Join(c.Dir, "nar", cacheCompression.Method, p.Base())
+// archive is the file of an archive, compressed by method.
+func (c *Cache) archive(p StorePath, method string) string {
+	return filepath.Join(c.methodDir(method), p.Base())
+}
+
+func (c *Cache) methodDir(method string) string {
+	if method == "none" {
+		return filepath.Join(c.Dir, "nar")
+	}
+	return filepath.Join(c.Dir, "nar", method)
+}
+
+// methods are the compressions for an item.
+func (c *Cache) methods(p StorePath) []Compression {
+	if isCompressed(string(p)) {
+		return []Compression{{Method: "none"}}
+	}
+	if len(c.Compression) == 0 {
+		return DefaultCompressions
+	}
+	return c.Compression
 }
 
 // Add takes the archive of an item from src. It returns when the item can be
@@ -52,31 +81,55 @@ func (c *Cache) Add(ctx context.Context, src Source, info *Info) (err error) {
 			err = fmt.Errorf("cache %s: %w", info.StorePath, err)
 		}
 	}()
-	if there, err := c.Info(ctx, info.StorePath.Hash()); err == nil && there.NarHash == info.NarHash {
+	if there, err := c.load(info.StorePath.Hash()); err == nil && there.equivalent(info) {
 		return nil
 	}
-	if err := c.prepare(); err != nil {
+	methods := c.methods(info.StorePath)
+	if err := c.prepare(methods); err != nil {
 		return err
 	}
-	size, err := c.addArchive(ctx, src, info)
+	sizes, err := c.addArchives(ctx, src, info, methods)
 	if err != nil {
 		return err
 	}
 	host, _ := os.Hostname() // nobody checks it
-	n, err := NewNarInfo(info, c.Key, host, []NarURL{{
-		URL:         "nar/" + cacheCompression.Method + "/" + escape(info.StorePath.Base()),
-		Compression: cacheCompression.Method, FileSize: size,
-	}})
+	n, err := NewNarInfo(info, c.Key, host, bakedURLs(info, methods, sizes))
 	if err != nil {
 		return err
 	}
 	return writeFile(c.narInfo(info.StorePath.Hash()), 0o644, os.Rename, text(n.Bytes()))
 }
 
+// bakedURLs lists the files of an item. If nobody without zstd could read any, the
+// plain archive is named as well, which a Handler makes of the others; on another
+// server it does not exist, and a client that needs it gives up on the item, as it
+// should. "guix substitute" would crash on an offer of which it can read nothing.
+func bakedURLs(info *Info, methods []Compression, sizes []int64) (urls []NarURL) {
+	base := escape(info.StorePath.Base())
+	readable := false
+	for i, m := range methods {
+		u := NarURL{URL: "nar/" + m.Method + "/" + base, Compression: m.Method, FileSize: sizes[i]}
+		if m.Method == "none" {
+			u.URL = "nar/" + base
+		}
+		readable = readable || m.Method != "zstd"
+		urls = append(urls, u)
+	}
+	if !readable {
+		urls = append(urls, NarURL{URL: "nar/" + base, Compression: "none", FileSize: info.NarSize})
+	}
+	return urls
+}
+
 // prepare makes the directory one that clients take for a cache.
-func (c *Cache) prepare() error {
-	if err := os.MkdirAll(filepath.Join(c.Dir, "nar", cacheCompression.Method), 0o755); err != nil {
-		return err
+func (c *Cache) prepare(methods []Compression) error {
+	for _, m := range methods {
+		if !m.known() {
+			return fmt.Errorf("unknown compression %q", m.Method)
+		}
+		if err := os.MkdirAll(c.methodDir(m.Method), 0o755); err != nil {
+			return err
+		}
 	}
 	name := filepath.Join(c.Dir, "nix-cache-info")
 	if _, err := os.Stat(name); err == nil {
@@ -85,36 +138,55 @@ func (c *Cache) prepare() error {
 	return writeFile(name, 0o644, os.Rename, text([]byte(cacheInfo)))
 }
 
-// addArchive writes the compressed archive, and returns its size.
-func (c *Cache) addArchive(ctx context.Context, src Source, info *Info) (size int64, err error) {
-	err = writeFile(c.archive(info.StorePath), 0o644, os.Rename, func(w io.Writer) error {
-		counted := &countingWriter{w: w}
-		err := cacheCompression.through(counted, func(w io.Writer) error {
-			hash := sha256.New()
-			plain := &countingWriter{w: io.MultiWriter(w, hash)}
-			if err := src.WriteNAR(ctx, plain, info); err != nil {
+// addArchives writes an archive under all methods while it is read once, and
+// returns the sizes of the files. They get their names only if it was the right one.
+func (c *Cache) addArchives(ctx context.Context, src Source, info *Info, methods []Compression) ([]int64, error) {
+	sizes := make([]int64, len(methods))
+	check := &checker{w: io.Discard, info: info, sum: sha256.New()}
+	// with writes the first i files around what inner writes to the others.
+	var with func(i int, writers []io.Writer) error
+	with = func(i int, writers []io.Writer) error {
+		if i == len(methods) {
+			check.w = io.MultiWriter(writers...)
+			if err := src.WriteNAR(ctx, check, info); err != nil {
 				return err
 			}
-			if got := Hash(hash.Sum(nil)); got != info.NarHash || plain.n != info.NarSize {
-				return fmt.Errorf("archive has %d bytes and hash %v, not %d and %v", plain.n, got, info.NarSize, info.NarHash)
-			}
-			return nil
+			return check.verify()
+		}
+		return writeFile(c.archive(info.StorePath, methods[i].Method), 0o644, os.Rename, func(f io.Writer) error {
+			counted := &countingWriter{w: f}
+			err := methods[i].through(counted, func(w io.Writer) error { return with(i+1, append(writers, w)) })
+			sizes[i] = counted.n
+			return err
 		})
-		size = counted.n
-		return err
-	})
-	return size, err
+	}
+	return sizes, with(0, nil)
 }
 
-// Info reads the narinfo of an item.
-func (c *Cache) Info(ctx context.Context, hashPart string) (*Info, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+// load returns the narinfo of an item, from memory if its file is the one read before.
+func (c *Cache) load(hashPart string) (*NarInfo, error) {
 	if len(hashPart) != hashPartLen || !isBase32(hashPart) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, hashPart)
 	}
-	data, err := os.ReadFile(c.narInfo(hashPart))
+	name := c.narInfo(hashPart)
+	file, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, hashPart)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read cache: %w", err)
+	}
+	c.mu.Lock()
+	found, ok := c.known[hashPart]
+	c.mu.Unlock()
+	if ok && os.SameFile(found.read, file) && found.read.Size() == file.Size() && found.read.ModTime().Equal(file.ModTime()) {
+		return found.NarInfo, nil
+	}
+	return c.read(hashPart, name, file)
+}
+
+func (c *Cache) read(hashPart, name string, file os.FileInfo) (*NarInfo, error) {
+	data, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, hashPart)
 	}
@@ -122,29 +194,117 @@ func (c *Cache) Info(ctx context.Context, hashPart string) (*Info, error) {
 		return nil, fmt.Errorf("read cache: %w", err)
 	}
 	n, err := ParseNarInfo(data)
+	if err == nil && n.StorePath.Hash() != hashPart {
+		err = fmt.Errorf("%q is about %s", name, n.StorePath)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read cache: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil || len(c.known) >= memoryEntries {
+		c.known = make(map[string]cachedNarInfo)
+	}
+	c.known[hashPart] = cachedNarInfo{NarInfo: n, read: file, used: accessTime(file)}
+	return n, nil
+}
+
+// Info reads the narinfo of an item.
+func (c *Cache) Info(ctx context.Context, hashPart string) (*Info, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	n, err := c.load(hashPart)
+	if err != nil {
+		return nil, err
 	}
 	return &n.Info, nil
 }
 
 // WriteNAR writes the archive as it was added.
 func (c *Cache) WriteNAR(ctx context.Context, w io.Writer, info *Info) error {
-	f, err := os.Open(c.archive(info.StorePath))
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %s", ErrNotFound, info.StorePath)
-	}
+	f, method, err := c.openAny(info)
 	if err != nil {
-		return fmt.Errorf("read cache: %w", err)
+		return err
 	}
 	defer f.Close()
-	plain, err := zstd.NewReader(readerContext{ctx, f}, zstd.WithDecoderConcurrency(1))
+	plain, err := decompress(method, readerContext{ctx, f})
 	if err != nil {
 		return fmt.Errorf("read cache: %w", err)
 	}
 	defer plain.Close()
-	if _, err := plain.WriteTo(w); err != nil {
+	if _, err := io.Copy(w, plain); err != nil {
 		return fmt.Errorf("write archive of %s: %w", info.StorePath, err)
+	}
+	return nil
+}
+
+// openAny opens the archive of an item in the form that is read fastest.
+func (c *Cache) openAny(info *Info) (f *os.File, method string, err error) {
+	for _, method := range []string{"none", "zstd", "gzip"} {
+		f, err := c.open(info.StorePath, method)
+		if !errors.Is(err, ErrNotFound) {
+			return f, method, err
+		}
+	}
+	return nil, "", fmt.Errorf("%w: %s", ErrNotFound, info.StorePath)
+}
+
+// open opens an archive that is kept compressed by method.
+func (c *Cache) open(p StorePath, method string) (*os.File, error) {
+	f, err := os.Open(c.archive(p, method))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s by %s", ErrNotFound, p, method)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read cache: %w", err)
+	}
+	return f, nil
+}
+
+// useEvery is how exactly the last use of an item is known.
+const useEvery = 10 * time.Minute
+
+// use notes that an item is being used, for [Cache.Evict].
+func (c *Cache) use(hashPart string, now time.Time) {
+	c.mu.Lock()
+	found, ok := c.known[hashPart]
+	due := ok && (now.Sub(found.used) > useEvery || now.Before(found.used))
+	if due {
+		found.used = now
+		c.known[hashPart] = found
+	}
+	c.mu.Unlock()
+	if due {
+		// What cannot be noted is evicted earlier than it might.
+		os.Chtimes(c.narInfo(hashPart), now, time.Time{})
+	}
+}
+
+// A checker passes an archive on while it hashes it. It stops at the size that
+// the archive should have.
+type checker struct {
+	w    io.Writer
+	info *Info
+	sum  hash.Hash
+	n    int64
+}
+
+func (c *checker) Write(p []byte) (int, error) {
+	if c.n+int64(len(p)) > c.info.NarSize {
+		return 0, fmt.Errorf("archive of %s is longer than the registered %d bytes", c.info.StorePath, c.info.NarSize)
+	}
+	c.n += int64(len(p))
+	c.sum.Write(p)
+	return c.w.Write(p)
+}
+
+func (c *checker) verify() error {
+	if c.n != c.info.NarSize {
+		return fmt.Errorf("archive of %s has %d bytes, not the registered %d", c.info.StorePath, c.n, c.info.NarSize)
+	}
+	if got := Hash(c.sum.Sum(nil)); got != c.info.NarHash {
+		return fmt.Errorf("archive of %s has hash %v, not the registered %v", c.info.StorePath, got, c.info.NarHash)
 	}
 	return nil
 }
@@ -156,8 +316,8 @@ type readerContext struct {
 }
 
 func (r readerContext) Read(b []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
 	}
 	return r.r.Read(b)
 }

@@ -46,6 +46,15 @@ func (c Compression) level() int {
 	return max(1, min(c.Level, last))
 }
 
+// quickly is c for somebody who waits: a level less, as guix publish also does,
+// of what nobody keeps.
+func (c Compression) quickly() Compression {
+	if c.Method == "zstd" && c.level() > 2 {
+		c.Level = 2
+	}
+	return c
+}
+
 // known reports whether c's method is one that can be served.
 func (c Compression) known() bool { return c.Method == "none" || encoders[c.Method] != nil }
 
@@ -81,7 +90,7 @@ func (c Compression) newEncoder() (encoder, error) {
 	if c.Method == "gzip" {
 		return gzip.NewWriterLevel(nil, c.level())
 	}
-	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1),
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(c.level())))
 }
 

@@ -44,6 +44,18 @@ type Handler struct {
 	// TTL is for how long clients may remember an answer, and NegativeTTL that
 	// there is none. Zero leaves it to them: 36 hours and 2 minutes.
 	TTL, NegativeTTL time.Duration
+	// Baker, if not nil, has archives that are compressed already, which are
+	// sent as they are, and compresses those that were asked for. Somebody else has to
+	// call its Run.
+	Baker *Baker
+	// Encoders is how many archives are compressed at a time, apart from the
+	// Baker; 0 means twice the number of processors. Who comes later waits.
+	Encoders int
+	// Spool is the directory for what was compressed for clients that are slower
+	// than we, at most SpoolBytes; "" is that for temporary files, and 0 means 4 GiB.
+	// Its files have no names and vanish with the process.
+	Spool      string
+	SpoolBytes int64
 	// Log finds the log of the build that made an item, or of a derivation's. For
 	// an item without one it returns an error for which
 	// errors.Is(err, [ErrNotFound]). With nil there are no logs. See [LogDir].
@@ -53,6 +65,8 @@ type Handler struct {
 	offered []Compression // Compression, completed
 	host    string        // for signatures
 	cache   narinfoCache
+	spools  spools
+	metrics metrics
 }
 
 func (h *Handler) setup() {
@@ -65,6 +79,7 @@ func (h *Handler) setup() {
 		host = "localhost"
 	}
 	h.host = host
+	h.spools.start(h.Spool, h.SpoolBytes, h.Encoders)
 }
 
 func offers(wanted []Compression) []Compression {
@@ -143,19 +158,47 @@ func (h *Handler) configured(method string) Compression {
 }
 
 func (h *Handler) serveNarInfo(w http.ResponseWriter, r *http.Request, hashPart string) {
-	info, err := h.info(r.Context(), hashPart)
+	n, err := h.lookup(r.Context(), hashPart)
 	if err == nil {
-		var n *NarInfo
-		if n, err = h.narinfo(info); err == nil {
-			cacheFor(w, h.TTL)
-			send(w, r, "application/x-nix-narinfo;charset=utf-8", n.text)
+		h.metrics.narinfos.Add(1)
+		cacheFor(w, h.TTL)
+		w.Header().Set("ETag", n.tag)
+		if r.Header.Get("If-None-Match") == n.tag {
+			w.WriteHeader(http.StatusNotModified)
 			return
 		}
+		send(w, r, narinfoType, n.text)
+		return
 	}
 	if errors.Is(err, ErrNotFound) {
+		h.metrics.missing.Add(1)
 		cacheFor(w, h.NegativeTTL)
 	}
 	h.failed(w, r, err)
+}
+
+const narinfoType = "application/x-nix-narinfo;charset=utf-8"
+
+// lookup finds the narinfo of an item, baked or not.
+func (h *Handler) lookup(ctx context.Context, hashPart string) (*NarInfo, error) {
+	if h.Baker != nil {
+		n, err := h.Baker.Cache.load(hashPart)
+		if err == nil {
+			h.Baker.Cache.use(hashPart, time.Now())
+			return n, nil
+		}
+		if !errors.Is(err, ErrNotFound) {
+			h.Logger.ErrorContext(ctx, "read cache", "error", err)
+		}
+	}
+	info, err := h.info(ctx, hashPart)
+	if err != nil {
+		return nil, err
+	}
+	if h.Baker != nil {
+		h.Baker.Want(info)
+	}
+	return h.narinfo(info)
 }
 
 // info asks the Source, except for what no store has, and does not pass on what
@@ -245,6 +288,9 @@ func notFound(w http.ResponseWriter, r *http.Request) {
 
 func fail(w http.ResponseWriter, r *http.Request, status int, phrase string) {
 	body := phrase + ": " + r.URL.Path
+	for _, name := range []string{"ETag", "Accept-Ranges", "Content-Range"} {
+		w.Header().Del(name)
+	}
 	w.Header().Set("Content-Type", textType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
@@ -259,7 +305,9 @@ func (h *Handler) failed(w http.ResponseWriter, r *http.Request, err error) {
 		notFound(w, r)
 		return
 	}
+	h.metrics.failed.Add(1)
 	h.report(r, err)
+	w.Header().Set("Retry-After", "5")
 	fail(w, r, http.StatusServiceUnavailable, "Store not available")
 }
 

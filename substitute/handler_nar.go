@@ -5,32 +5,131 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/genenetwork/guixci/substitute/nar"
 )
 
+const narType = "application/x-nix-archive"
+
 // serveNAR sends the archive of the item called base. An item of that hash but
 // another name does not count.
 func (h *Handler) serveNAR(w http.ResponseWriter, r *http.Request, c Compression, base string) {
+	if h.sendBaked(w, r, c, base) {
+		return
+	}
 	info, err := h.item(r.Context(), base)
 	if err == nil && !c.known() {
 		err = fmt.Errorf("%w: no compression %q", ErrNotFound, c.Method)
 	}
+	switch {
+	case err != nil:
+		h.failed(w, r, err)
+	case c.Method == "none":
+		h.servePlain(w, r, info)
+	case r.Method == http.MethodHead:
+		w.Header().Set("Content-Type", narType)
+	case info.NarSize > smallNAR:
+		h.serveSpooled(w, r, c, info)
+	default:
+		h.serveSmall(w, r, c, info)
+	}
+}
+
+// sendBaked sends an archive as it is in the Baker's cache, if it is there.
+func (h *Handler) sendBaked(w http.ResponseWriter, r *http.Request, c Compression, base string) bool {
+	if h.Baker == nil {
+		return false
+	}
+	path, err := parseBase(base)
+	if err != nil {
+		return false
+	}
+	f, err := h.Baker.Cache.open(path, c.Method)
+	if err != nil {
+		return false // also if it cannot be read: the Source may have it
+	}
+	defer f.Close()
+	n, err := h.Baker.Cache.load(path.Hash())
+	if err != nil || n.StorePath != path {
+		return false
+	}
+	h.metrics.baked.Add(1)
+	cacheFor(w, h.TTL)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("ETag", `"`+EncodeBase32(n.NarHash[:])+"-"+c.Method+`"`)
+	http.ServeContent(&countedResponse{w, &h.metrics.bytes}, r, "", time.Time{}, f)
+	return true
+}
+
+// servePlain sends an archive as it is, or the rest of it.
+func (h *Handler) servePlain(w http.ResponseWriter, r *http.Request, info *Info) {
+	h.metrics.plain.Add(1)
+	w.Header().Set("ETag", `"`+EncodeBase32(info.NarHash[:])+`"`)
+	w.Header().Set("Accept-Ranges", "bytes")
+	size, skip := info.NarSize, restFrom(r, w.Header().Get("ETag"), info.NarSize)
+	if skip > 0 {
+		size -= skip
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", skip, info.NarSize-1, info.NarSize))
+	}
+	h.stream(w, r, narType, size, skip > 0, func(held io.Writer) error {
+		return h.writeNAR(r.Context(), &skipWriter{held, skip}, info)
+	})
+}
+
+// restFrom is the first byte that is wanted, if that is all there is to the
+// request's Range; other ranges are answered with the whole, as is allowed.
+func restFrom(r *http.Request, etag string, size int64) int64 {
+	first, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	first, ok2 := strings.CutSuffix(first, "-")
+	n, err := strconv.ParseInt(first, 10, 64)
+	if !ok || !ok2 || err != nil || n <= 0 || n >= size {
+		return 0
+	}
+	if since := r.Header.Get("If-Range"); since != "" && since != etag {
+		return 0
+	}
+	return n
+}
+
+// A skipWriter drops the first bytes.
+type skipWriter struct {
+	w    io.Writer
+	skip int64
+}
+
+func (s *skipWriter) Write(p []byte) (int, error) {
+	k := min(int64(len(p)), s.skip)
+	s.skip -= k
+	if k == int64(len(p)) {
+		return len(p), nil
+	}
+	n, err := s.w.Write(p[k:])
+	return int(k) + n, err
+}
+
+// smallNAR is the size up to which an archive is compressed before any of it is sent.
+const smallNAR = heldBytes
+
+// serveSmall compresses an archive that fits into a buffer.
+func (h *Handler) serveSmall(w http.ResponseWriter, r *http.Request, c Compression, info *Info) {
+	h.metrics.compressed.Add(1)
+	release, err := h.spools.encoder(r.Context())
 	if err != nil {
 		h.failed(w, r, err)
 		return
 	}
-	size := int64(-1)
-	if c.Method == "none" {
-		size = info.NarSize
-	}
-	h.stream(w, r, "application/x-nix-archive", size, func(held io.Writer) error {
-		return c.through(held, func(w io.Writer) error { return h.writeNAR(r.Context(), w, info) })
+	var once sync.Once
+	defer once.Do(release)
+	h.stream(w, r, narType, -1, false, func(held io.Writer) error {
+		err := c.quickly().through(held, func(w io.Writer) error { return h.writeNAR(r.Context(), w, info) })
+		once.Do(release)
+		return err
 	})
 }
 
@@ -60,38 +159,10 @@ func (h *Handler) writeNAR(ctx context.Context, w io.Writer, info *Info) error {
 	return c.verify()
 }
 
-// A checker passes an archive on while it hashes it. It stops at the size that
-// the archive should have.
-type checker struct {
-	w    io.Writer
-	info *Info
-	sum  hash.Hash
-	n    int64
-}
-
-func (c *checker) Write(p []byte) (int, error) {
-	if c.n+int64(len(p)) > c.info.NarSize {
-		return 0, fmt.Errorf("archive of %s is longer than the registered %d bytes", c.info.StorePath, c.info.NarSize)
-	}
-	c.n += int64(len(p))
-	c.sum.Write(p)
-	return c.w.Write(p)
-}
-
-func (c *checker) verify() error {
-	if c.n != c.info.NarSize {
-		return fmt.Errorf("archive of %s has %d bytes, not the registered %d", c.info.StorePath, c.n, c.info.NarSize)
-	}
-	if got := Hash(c.sum.Sum(nil)); got != c.info.NarHash {
-		return fmt.Errorf("archive of %s has hash %v, not the registered %v", c.info.StorePath, got, c.info.NarHash)
-	}
-	return nil
-}
-
 // stream sends what write writes, size bytes, or -1 if that is not known. The
 // last bytes leave only when write has succeeded. When it fails, the client gets
 // a status if nothing was sent yet, else the connection is cut.
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request, contentType string, size int64, write func(io.Writer) error) {
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, contentType string, size int64, partial bool, write func(io.Writer) error) {
 	w.Header().Set("Content-Type", contentType)
 	if size >= 0 {
 		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
@@ -99,7 +170,8 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, contentType str
 	if r.Method == http.MethodHead {
 		return
 	}
-	held := newHeldWriter(w)
+	held := newHeldWriter(&countedResponse{w, &h.metrics.bytes})
+	held.partial = partial
 	defer held.release()
 	err := write(held)
 	if err == nil {
@@ -124,6 +196,8 @@ type heldWriter struct {
 	w    http.ResponseWriter
 	buf  []byte
 	sent bool // something left
+
+	partial bool // the response is a part of what there is
 }
 
 // heldBytes is room for most archives: half of those in a store are smaller
@@ -160,6 +234,9 @@ func (h *heldWriter) Write(p []byte) (int, error) {
 var errClientLeft = errors.New("client left")
 
 func (h *heldWriter) flush() error {
+	if !h.sent && h.partial {
+		h.w.WriteHeader(http.StatusPartialContent)
+	}
 	h.sent = true
 	_, err := h.w.Write(h.buf)
 	h.buf = h.buf[:0]
@@ -227,7 +304,7 @@ func (h *Handler) sendFile(w http.ResponseWriter, r *http.Request, archive io.Re
 		h.failed(w, r, err)
 		return
 	}
-	h.stream(w, r, "application/octet-stream", hdr.Size, func(held io.Writer) error {
+	h.stream(w, r, "application/octet-stream", hdr.Size, false, func(held io.Writer) error {
 		sum := sha256.New()
 		if _, err := io.Copy(io.MultiWriter(sum, held), nr); err != nil {
 			return err

@@ -44,11 +44,25 @@ func vectorKey(t testing.TB) *substitute.PrivateKey {
 // serve starts h and returns its address without a slash at the end.
 func serve(t testing.TB, h *substitute.Handler) string {
 	t.Helper()
-	server := httptest.NewUnstartedServer(h)
-	server.Listener = substitute.QuickACK(server.Listener)
-	server.Start()
-	t.Cleanup(server.Close)
-	return server.URL
+	return serveOn(t, &substitute.Server{Handler: h, Drain: time.Millisecond})
+}
+
+func serveOn(t testing.TB, s *substitute.Server) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("server: %v", err)
+		}
+	})
+	return "http://" + l.Addr().String()
 }
 
 // A response, read to its end.

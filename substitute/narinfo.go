@@ -26,6 +26,8 @@ type NarInfo struct {
 	text     []byte // all of it
 	signed   []byte // what the signature is about, nil for none
 	sigError error  // why Signature is nil
+
+	tag string // names the text in HTTP
 }
 
 // A NarURL is one of the places of an item's archive.
@@ -62,7 +64,7 @@ func parseNarInfo(text []byte) (*NarInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &NarInfo{text: bytes.Clone(text)}
+	n := &NarInfo{text: bytes.Clone(text), tag: etag(text)}
 	if err := n.readInfo(fields); err != nil {
 		return nil, err
 	}
@@ -224,6 +226,12 @@ func parseSignatureField(value string) (*Signature, error) {
 // Bytes returns the narinfo's text, for a parsed one exactly what was parsed.
 func (n *NarInfo) Bytes() []byte { return bytes.Clone(n.text) }
 
+// etag makes a name for the text.
+func etag(text []byte) string {
+	sum := sha256.Sum256(text)
+	return `"` + EncodeBase32(sum[:10]) + `"`
+}
+
 // MarshalText is [NarInfo.Bytes].
 func (n *NarInfo) MarshalText() ([]byte, error) { return n.Bytes(), nil }
 
@@ -262,6 +270,7 @@ func NewNarInfo(info *Info, key *PrivateKey, host string, urls []NarURL) (*NarIn
 		text = append(text, line...)
 	}
 	n.text = appendURLs(text, urls)
+	n.tag = etag(n.text)
 	return n, nil
 }
 

@@ -1,0 +1,193 @@
+package substitute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// EvictOptions say what [Cache.Evict] removes. The zero value removes only what
+// killed processes left.
+type EvictOptions struct {
+	// MaxAge removes what nobody has asked for during this time; 0 keeps it.
+	MaxAge time.Duration
+	// MaxSize removes what was asked for longest ago until the archives have at most
+	// this many bytes; 0 means no limit.
+	MaxSize int64
+	// Grace keeps what was asked for during this time in spite of both, as somebody may be about to
+	// download it; 0 means an hour. It should be no less than Handler.TTL,
+	// for which clients believe that they can.
+	Grace time.Duration
+	// Keep, if not nil, says which items must stay whatever their age.
+	Keep func(StorePath) bool
+}
+
+// Evicted is what [Cache.Evict] did.
+type Evicted struct {
+	Items     int   // removed
+	Bytes     int64 // of their archives
+	LeftItems int
+	LeftBytes int64
+}
+
+// A cachedItem is an item as Evict sees it.
+type cachedItem struct {
+	hashPart string
+	used     time.Time
+	archives []string
+	size     int64
+}
+
+// leftover is the age at which a file without a narinfo is nobody's: whoever wrote it would have
+// finished.
+const leftover = 24 * time.Hour
+
+// Evict removes items. Narinfos go first, so that nobody is sent to what is about to go, and a
+// download in progress goes on: the server has the file open. Only one process
+// at a time evicts; another returns at once, having done nothing.
+func (c *Cache) Evict(ctx context.Context, o EvictOptions) (done Evicted, err error) {
+	lock, err := c.lock()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return done, nil
+	}
+	if err != nil {
+		return done, fmt.Errorf("evict from cache: %w", err)
+	}
+	defer lock.Close()
+	if o.Grace == 0 {
+		o.Grace = time.Hour
+	}
+	items, err := c.survey(ctx)
+	if err != nil {
+		return done, fmt.Errorf("evict from cache: %w", err)
+	}
+	for _, i := range items {
+		done.LeftItems++
+		done.LeftBytes += i.size
+	}
+	slices.SortFunc(items, func(a, b cachedItem) int { return a.used.Compare(b.used) })
+	now := time.Now()
+	for _, i := range items {
+		if ctx.Err() != nil {
+			return done, fmt.Errorf("evict from cache: %w", context.Cause(ctx))
+		}
+		if !o.evicts(i, now, done.LeftBytes) {
+			continue
+		}
+		if err := c.remove(i); err != nil {
+			return done, fmt.Errorf("evict from cache: %w", err)
+		}
+		done.Items++
+		done.Bytes += i.size
+		done.LeftItems--
+		done.LeftBytes -= i.size
+	}
+	return done, nil
+}
+
+// evicts decides about an item, given what is in the cache.
+func (o *EvictOptions) evicts(i cachedItem, now time.Time, total int64) bool {
+	age := now.Sub(i.used) // negative if the clock was set back: then it is kept
+	switch {
+	case age < o.Grace:
+		return false
+	case o.Keep != nil && len(i.archives) > 0 && o.Keep(StorePath(StoreDir+"/"+filepath.Base(i.archives[0]))):
+		return false
+	case o.MaxAge > 0 && age > o.MaxAge:
+		return true
+	}
+	return o.MaxSize > 0 && total > o.MaxSize
+}
+
+func (c *Cache) lock() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(c.Dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// survey lists the items, and removes what belongs to none.
+func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
+	items := make(map[string]*cachedItem)
+	err := c.files(ctx, func(path string, e fs.DirEntry, info fs.FileInfo) {
+		if hashPart, ok := strings.CutSuffix(e.Name(), ".narinfo"); ok && filepath.Dir(path) == filepath.Clean(c.Dir) {
+			items[hashPart] = &cachedItem{hashPart: hashPart, used: accessTime(info)}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	old := time.Now().Add(-leftover)
+	err = c.files(ctx, func(path string, e fs.DirEntry, info fs.FileInfo) {
+		name := e.Name()
+		if filepath.Dir(path) == filepath.Clean(c.Dir) {
+			if strings.HasPrefix(name, ".tmp-") && info.ModTime().Before(old) {
+				os.Remove(path) // again next time, if it does not work
+			}
+			return
+		}
+		var owner *cachedItem
+		if checkBase(name) == nil {
+			owner = items[name[:hashPartLen]]
+		}
+		if owner != nil {
+			owner.archives = append(owner.archives, path)
+			owner.size += info.Size()
+		} else if info.ModTime().Before(old) {
+			os.Remove(path)
+		}
+	})
+	var all []cachedItem
+	for _, i := range items {
+		all = append(all, *i)
+	}
+	return all, err
+}
+
+// files calls f for each regular file.
+func (c *Cache) files(ctx context.Context, f func(path string, e fs.DirEntry, info fs.FileInfo)) error {
+	return filepath.WalkDir(c.Dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // another process removed it
+		}
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			f(path, e, info)
+		}
+		return err
+	})
+}
+
+// remove removes an item, the narinfo first.
+func (c *Cache) remove(i cachedItem) error {
+	c.mu.Lock()
+	delete(c.known, i.hashPart)
+	c.mu.Unlock()
+	for _, name := range append([]string{c.narInfo(i.hashPart)}, i.archives...) {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

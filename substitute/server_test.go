@@ -1,0 +1,353 @@
+package substitute_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/substitutetest"
+)
+
+func dialServer(t testing.TB, url string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
+}
+
+// Requests of all kinds in one write, cut anywhere, are answered in their order, as
+// if they had come one by one.
+func TestServerMixed(t *testing.T) {
+	m, paths := filled("plain")
+	url := serve(t, &substitute.Handler{Source: m, Key: vectorKey(t), TTL: time.Hour, NegativeTTL: time.Minute})
+	hash := paths[0].Hash()
+	requests := []string{
+		"GET /" + hash + ".narinfo HTTP/1.1\r\nHost: x\r\nUser-Agent: GNU Guile\r\n\r\n",
+		"GET /" + substitutetest.Path("absent", "").Hash() + ".narinfo HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /" + hash + ".narinfo HTTP/1.1\r\nhost: x\r\nConnection: Keep-Alive\r\n\r\n",
+		"GET /nix-cache-info HTTP/1.1\r\nHost: x\r\n\r\n",
+		"HEAD /" + hash + ".narinfo HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /nar/" + paths[0].Base() + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /" + hash + ".narinfo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+	}
+	all := strings.Join(requests, "")
+	for cut := 0; cut < len(all); cut += 37 {
+		c := dialServer(t, url)
+		fmt.Fprint(c, all[:cut])
+		go fmt.Fprint(c, all[cut:])
+		in := bufio.NewReader(c)
+		for i, want := range []struct{ status, length int }{{200, -1}, {404, -1}, {200, -1}, {200, 52}, {200, -1}, {200, -1}, {200, -1}} {
+			method := requests[i][:strings.IndexByte(requests[i], ' ')]
+			res, err := http.ReadResponse(in, &http.Request{Method: method})
+			if err != nil {
+				t.Fatalf("cut at %d, response %d: %v", cut, i, err)
+			}
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != want.status || want.length >= 0 && len(body) != want.length {
+				t.Fatalf("cut at %d, response %d: status %d, %d bytes, %v", cut, i, res.StatusCode, len(body), err)
+			}
+			if res.StatusCode == 404 && (!strings.HasPrefix(string(body), "Resource not found: /") || res.Header.Get("Cache-Control") != "max-age=60") {
+				t.Errorf("not found: %q, %v", body, res.Header)
+			}
+		}
+		if _, err := in.ReadByte(); err != io.EOF {
+			t.Errorf("after Connection: close: %v", err)
+		}
+		c.Close()
+	}
+}
+
+// What is no request is refused, and does not hurt others.
+func TestServerGarbage(t *testing.T) {
+	m, paths := filled("plain")
+	url := serve(t, &substitute.Handler{Source: m, Key: vectorKey(t)})
+	hash := paths[0].Hash()
+	for _, garbage := range []string{
+		"\r\n\r\n", "GET\r\n\r\n", strings.Repeat("x", 100_000), "GET /" + strings.Repeat("a", 100_000),
+		"GET /" + hash + ".narinfo HTTP/1.1\r\n\r\n", // no Host
+		"GET /" + hash + ".narinfo HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+		"GET /" + hash + ".narinfo HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+	} {
+		c := dialServer(t, url)
+		go fmt.Fprint(c, garbage)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err == nil && res.StatusCode/100 != 4 && !errors.Is(err, io.EOF) {
+			t.Errorf("%.40q: status %d", garbage, res.StatusCode)
+		}
+		c.Close()
+	}
+	if res := get(t, url+"/"+hash+".narinfo"); res.StatusCode != 200 {
+		t.Errorf("afterwards: status %d", res.StatusCode)
+	}
+}
+
+// More clients than there is room for are served one after the other, and
+// silent ones make room.
+func TestServerManyClients(t *testing.T) {
+	m, paths := filled("plain")
+	h := &substitute.Handler{Source: m, Key: vectorKey(t)}
+	url := serveOn(t, &substitute.Server{Handler: h, MaxConns: 3, Idle: 50 * time.Millisecond, Drain: time.Millisecond})
+	var all sync.WaitGroup
+	for range 12 {
+		all.Go(func() {
+			c := dialServer(t, url)
+			fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || res.StatusCode != 200 {
+				t.Errorf("status %v, %v", res, err)
+			}
+			io.Copy(io.Discard, c) // until the server finds us idle
+		})
+	}
+	all.Wait()
+}
+
+// The end of the context ends Run, whatever clients do.
+func TestServerEnds(t *testing.T) {
+	m, paths := filled("plain")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	s := &substitute.Server{Handler: &substitute.Handler{Source: m}, Drain: 10 * time.Millisecond}
+	go func() { ended <- s.Run(ctx, l) }()
+	url := "http://" + l.Addr().String()
+	dialServer(t, url)
+	quick, web := dialServer(t, url), dialServer(t, url)
+	fmt.Fprintf(quick, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+	fmt.Fprintf(web, "GET /nix-cache-info HTTP/1.1\r\nHost: x\r\n\r\nGET /")
+	for _, c := range []net.Conn{quick, web} {
+		if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the server does not end")
+	}
+}
+
+// bakery is a handler with a cache that is being filled, or not.
+func bakery(t *testing.T, m substitute.Source, running bool) *substitute.Handler {
+	t.Helper()
+	key := vectorKey(t)
+	b := &substitute.Baker{Cache: &substitute.Cache{Dir: t.TempDir(), Key: key}, Source: m}
+	if running {
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error)
+		go func() { ended <- b.Run(ctx) }()
+		t.Cleanup(func() { cancel(); <-ended })
+	}
+	return &substitute.Handler{Source: m, Key: key, Baker: b}
+}
+
+func untilBaked(t *testing.T, h *substitute.Handler) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); h.Baker.Pending() > 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("not baked")
+		}
+	}
+}
+
+// Whatever is being baked can be had at any time; afterwards files have sizes,
+// tags and ranges, and outlive the store.
+func TestHandlerBakes(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("large", incompressible(3_000_000))
+	h := bakery(t, &m, true)
+	url := serve(t, h)
+	if err := fetchOne(t, clientOf(t, url), info); err != nil {
+		t.Fatalf("before: %v", err)
+	}
+	untilBaked(t, h)
+	m.Remove(info.StorePath)
+	n, err := substitute.ParseNarInfo(get(t, url+"/"+info.StorePath.Hash()+".narinfo").body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range n.URLs {
+		res := get(t, url+"/"+u.URL)
+		if res.ContentLength != u.FileSize || u.FileSize <= 0 || res.Header.Get("ETag") == "" {
+			t.Errorf("%s: length %d, want %d; %v", u.URL, res.ContentLength, u.FileSize, res.Header)
+		}
+		req, _ := http.NewRequest(http.MethodGet, url+"/"+u.URL, nil)
+		req.Header.Set("Range", "bytes=1000-")
+		rest, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(rest.Body)
+		rest.Body.Close()
+		if rest.StatusCode != http.StatusPartialContent || !bytes.Equal(body, res.body[1000:]) {
+			t.Errorf("%s: range: status %d, %d bytes", u.URL, rest.StatusCode, len(body))
+		}
+	}
+	if err := fetchOne(t, clientOf(t, url), info); err != nil {
+		t.Errorf("after: %v", err)
+	}
+}
+
+// The rest of a plain archive can be had as well.
+func TestHandlerPlainRange(t *testing.T) {
+	m, paths := filled("plain")
+	url := serve(t, &substitute.Handler{Source: m}) + "/nar/" + paths[0].Base()
+	whole := get(t, url)
+	tag := whole.Header.Get("ETag")
+	for _, test := range []struct {
+		header, ifRange string
+		status, from    int
+	}{
+		{"bytes=8-", "", 206, 8}, {"bytes=8-", tag, 206, 8}, {"bytes=8-", `"other"`, 200, 0},
+		{"bytes=0-", "", 200, 0}, {"bytes=-5", "", 200, 0}, {"bytes=99999999-", "", 200, 0}, {"bytes=x-", "", 200, 0},
+	} {
+		req, _ := http.NewRequest(http.MethodGet, url, nil)
+		req.Header.Set("Range", test.header)
+		if test.ifRange != "" {
+			req.Header.Set("If-Range", test.ifRange)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != test.status || !bytes.Equal(body, whole.body[test.from:]) {
+			t.Errorf("%q, %q: status %d, %d bytes, %v", test.header, test.ifRange, res.StatusCode, len(body), err)
+		}
+	}
+}
+
+// Clients that take nothing hold neither an encoder nor each other.
+func TestHandlerStalledClients(t *testing.T) {
+	var m substitutetest.Memory
+	var infos []*substitute.Info
+	large := substitutetest.FileNAR(incompressible(20_000_000)) // does not fit into the kernel's buffers
+	for i := range 6 {
+		infos = append(infos, m.Add(substitutetest.Path("large"+strconv.Itoa(i), ""), large, ""))
+	}
+	h := &substitute.Handler{Source: &m, Key: vectorKey(t), Encoders: 1, Spool: t.TempDir()}
+	url := serve(t, h)
+	for _, info := range infos[:5] {
+		c := dialServer(t, url)
+		c.(*net.TCPConn).SetReadBuffer(4096)
+		fmt.Fprintf(c, "GET /nar/zstd/%s HTTP/1.1\r\nHost: x\r\n\r\n", info.StorePath.Base())
+	}
+	if err := fetchOne(t, clientOf(t, url), infos[5]); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(h.Spool); len(left) > 0 {
+		t.Errorf("files with names: %v", left)
+	}
+}
+
+func TestCacheEvict(t *testing.T) {
+	cache, memory, paths := filledCache(t)
+	old := time.Now().Add(-48 * time.Hour)
+	age := func(path substitute.StorePath) {
+		if err := os.Chtimes(filepath.Join(cache.Dir, path.Hash()+".narinfo"), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	orphan := filepath.Join(cache.Dir, "nar", "zstd", substitutetest.Path("orphan", "").Base())
+	if err := os.WriteFile(orphan, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	os.Chtimes(orphan, old, old)
+
+	// What was used lately stays, whatever the limits.
+	done, err := cache.Evict(t.Context(), substitute.EvictOptions{MaxAge: time.Nanosecond, MaxSize: 1})
+	if err != nil || done.Items != 0 || done.LeftItems != 2 {
+		t.Errorf("%+v, %v; want nothing evicted", done, err)
+	}
+	if _, err := os.Stat(orphan); err == nil {
+		t.Error("orphan is still there")
+	}
+	age(paths[0])
+	keep := substitute.EvictOptions{MaxAge: 24 * time.Hour, Keep: func(p substitute.StorePath) bool { return p == paths[0] }}
+	if done, err := cache.Evict(t.Context(), keep); err != nil || done.Items != 0 {
+		t.Errorf("%+v, %v; want it kept", done, err)
+	}
+	// A download that has begun goes on.
+	info, err := cache.Info(t.Context(), paths[0].Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	age(paths[0]) // to read it was a use
+	sum := sha256.New()
+	evictMeanwhile := writerFunc(func(p []byte) (int, error) {
+		if done, err := cache.Evict(t.Context(), substitute.EvictOptions{MaxAge: 24 * time.Hour}); err != nil {
+			t.Errorf("%+v, %v", done, err)
+		}
+		return sum.Write(p)
+	})
+	if err := cache.WriteNAR(t.Context(), evictMeanwhile, info); err != nil || substitute.Hash(sum.Sum(nil)) != info.NarHash {
+		t.Errorf("evicted during the download: %v", err)
+	}
+	if _, err := cache.Info(t.Context(), paths[0].Hash()); !errors.Is(err, substitute.ErrNotFound) {
+		t.Errorf("evicted: %v", err)
+	}
+	age(paths[1])
+	if done, err := cache.Evict(t.Context(), substitute.EvictOptions{MaxSize: 1}); err != nil || done.Items != 1 || done.LeftBytes != 0 {
+		t.Errorf("by size: %+v, %v", done, err)
+	}
+	if err := cache.Add(t.Context(), memory, info); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// The closure of what is exported is complete at any moment.
+func TestCacheExport(t *testing.T) {
+	var m substitutetest.Memory
+	var roots []substitute.StorePath
+	for i := range 30 {
+		roots = append(roots, m.AddFile("item", strconv.Itoa(i), roots[max(0, i-3):i]...).StorePath)
+	}
+	cache := &substitute.Cache{Dir: t.TempDir(), Key: vectorKey(t)}
+	count := 0
+	err := cache.Export(t.Context(), &m, roots[29:], 4, func(info *substitute.Info) {
+		count++
+		for _, ref := range info.References {
+			if _, err := cache.Info(t.Context(), ref.Hash()); err != nil {
+				t.Errorf("%s is there before what it refers to: %v", info.StorePath, err)
+			}
+		}
+	})
+	if err != nil || count != 30 {
+		t.Fatalf("%d items, %v", count, err)
+	}
+	substitutetest.TestSource(t, clientOf(t, "file://"+cache.Dir), roots)
+	missing := m.AddFile("broken", "", substitutetest.Path("absent", ""))
+	if err := cache.Export(t.Context(), &m, []substitute.StorePath{missing.StorePath}, 0, nil); !errors.Is(err, substitute.ErrNotFound) {
+		t.Errorf("incomplete closure: %v", err)
+	}
+}
