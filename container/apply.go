@@ -124,7 +124,8 @@ func (d *Deployment) restore(ctx context.Context, was standing) (Outcome, error)
 // generation returns what the revision would be run as.
 func (d *Deployment) generation(rev Revision) *Generation {
 	return &Generation{Script: rev.Script, Lock: rev.Lock, Shares: slices.Clone(d.Shares),
-		Exposes: slices.Clone(d.Exposes), Probes: slices.Clone(d.Probes),
+		Exposes: slices.Clone(d.Exposes), Environment: d.Environment,
+		Channels: slices.Clone(rev.Channels), Probes: slices.Clone(d.Probes),
 		Schedule: d.Schedule, Created: time.Now()}
 }
 

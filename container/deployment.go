@@ -20,6 +20,8 @@ type Deployment struct {
 	// Shares are the directories of the host the container may write,
 	// Exposes those that it may only read.
 	Shares, Exposes []Mount
+	// Environment is what else the container is given here.
+	Environment Environment
 	// Probes say when a generation is healthy.
 	// Empty means [Alive] and [AllServices].
 	Probes Probes
@@ -45,6 +47,9 @@ type Deployment struct {
 
 // A Mount is a directory of the host that the container sees.
 type Mount struct {
+	// Name says what it is for, such as "state", and is the same in all
+	// environments; may be empty.
+	Name   string `json:"name,omitempty"`
 	Source string `json:"source"`           // on the host
 	Target string `json:"target,omitempty"` // in the container; empty means the same as Source
 }
@@ -61,22 +66,33 @@ func (m Mount) target() string {
 type Revision struct {
 	Script string // file name of a run-container
 	Lock   string // digest of the Lock it was built from; may be empty
-	Who    string // for the lease and the ledger; may be empty
-	Why    string // likewise
+	// Channels are those of the Lock, for telling what a change consists of; may be empty.
+	Channels []Channel
+	Who      string // for the lease and the ledger; may be empty
+	Why      string // likewise
 	// Force tries a revision again that was rejected before.
 	Force bool
+}
+
+// A Channel is a channel of Guix at a commit.
+type Channel struct {
+	Name   string `json:"name"`
+	URL    string `json:"url,omitempty"`
+	Commit string `json:"commit"`
 }
 
 // A Generation is a revision that was tried, with all it takes to run it
 // again: going back is starting an older generation, with the mounts
 // and probes it had then.
 type Generation struct {
-	Number  int     `json:"number"` // counts from 1
-	Script  string  `json:"script"`
-	Lock    string  `json:"lock,omitempty"`
-	Shares  []Mount `json:"shares,omitempty"`
-	Exposes []Mount `json:"exposes,omitempty"`
-	Probes  Probes  `json:"probes,omitempty"`
+	Number      int         `json:"number"` // counts from 1
+	Script      string      `json:"script"`
+	Lock        string      `json:"lock,omitempty"`
+	Shares      []Mount     `json:"shares,omitempty"`
+	Exposes     []Mount     `json:"exposes,omitempty"`
+	Environment Environment `json:"environment,omitzero"`
+	Channels    []Channel   `json:"channels,omitempty"`
+	Probes      Probes      `json:"probes,omitempty"`
 	// Schedule is that of the probes.
 	Schedule Schedule  `json:"schedule"`
 	Created  time.Time `json:"created"`

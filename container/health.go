@@ -83,8 +83,15 @@ func (s Service) problem(all []Service) string {
 		return fmt.Sprintf("was given up after %s", count(len(s.Respawns), "respawn"))
 	case len(s.StartupFailures) > 0:
 		return fmt.Sprintf("is %s after %s", s.Status, count(len(s.StartupFailures), "failure to start"))
+	case s.hasRun():
+		return fmt.Sprintf("is %s though it had come up, with %s", s.Status, count(len(s.Respawns), "respawn"))
 	}
 	return s.notYet(all)
+}
+
+// hasRun reports whether s was running at some time.
+func (s Service) hasRun() bool {
+	return slices.ContainsFunc(s.Changes, func(c Change) bool { return c.Status == "running" })
 }
 
 // oneShotProblem: a one-shot service is well when it is stopped after having

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,12 +62,18 @@ func (in *Instance) launch(ctx context.Context) error {
 }
 
 // makeRunDir makes the directory of this run: the launcher's temporary
-// directory, in which it makes the container's root, and its pid file.
+// directory, in which it makes the container's root, its pid file, and the files of the environment.
 func (in *Instance) makeRunDir() error {
 	if err := removeRunDir(in.runDir()); err != nil {
 		return err
 	}
-	return os.MkdirAll(filepath.Join(in.runDir(), "tmp"), 0o700)
+	if err := os.MkdirAll(filepath.Join(in.runDir(), "tmp"), 0o700); err != nil {
+		return err
+	}
+	if err := in.Generation.Environment.handOver(filepath.Join(in.runDir(), "environment")); err != nil {
+		return fmt.Errorf("hand over environment: %w", err)
+	}
+	return nil
 }
 
 func (in *Instance) runDir() string { return in.d.generationPath(in.Generation.Number, "run") }
@@ -79,7 +86,8 @@ func (in *Instance) logFile() string { return in.d.generationPath(in.Generation.
 // below the directories that the launcher made: they are empty unless something is
 // mounted there, and then deleting would reach into other people's data.
 func removeRunDir(dir string) error {
-	var errs []error
+	// Nothing can be mounted in the copies made for the container, and they go first.
+	errs := []error{os.RemoveAll(filepath.Join(dir, "environment"))}
 	leftovers, _ := filepath.Glob(filepath.Join(dir, "tmp", "*"))
 	for _, name := range append(leftovers, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), dir) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -153,7 +161,11 @@ func (in *Instance) command(log *os.File) *exec.Cmd {
 	for _, m := range in.Generation.Shares {
 		args = append(args, "--share="+m.Source+"="+m.target())
 	}
-	for _, m := range in.Generation.Exposes {
+	exposes := slices.Clone(in.Generation.Exposes)
+	if e := in.Generation.Environment; !e.isEmpty() {
+		exposes = append(exposes, e.mount(in.runDir()))
+	}
+	for _, m := range exposes {
 		args = append(args, "--expose="+m.Source+"="+m.target())
 	}
 	cmd := exec.Command(in.Generation.Script, args...)

@@ -20,9 +20,12 @@ type Entry struct {
 	Generation int       `json:"generation,omitempty"`
 	Script     string    `json:"script,omitempty"`
 	Lock       string    `json:"lock,omitempty"`
-	Who        string    `json:"who,omitempty"`
-	Why        string    `json:"why,omitempty"`
-	Detail     string    `json:"detail,omitempty"` // of failures, the error
+	// Bindings is the digest of [Generation.Bindings], Environment its name.
+	Bindings    string `json:"bindings,omitempty"`
+	Environment string `json:"environment,omitempty"`
+	Who         string `json:"who,omitempty"`
+	Why         string `json:"why,omitempty"`
+	Detail      string `json:"detail,omitempty"` // of failures, the error
 	// Previous is the SHA-256, in hexadecimal, of the line before, which makes
 	// any change to the past visible; empty in the first.
 	Previous string `json:"previous"`

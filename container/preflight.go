@@ -15,8 +15,11 @@ func (d *Deployment) preflight(g *Generation) error {
 	if !d.unprivileged && os.Geteuid() != 0 {
 		errs = append(errs, errors.New("only root can give a container its range of users: run as root"))
 	}
-	errs = append(errs, checkScript(g.Script))
+	errs = append(errs, checkScript(g.Script), g.Environment.check())
 	targets := make(map[string]string)
+	if e := g.Environment; !e.isEmpty() {
+		targets[filepath.Clean(e.mount("").Target)] = "the environment's files"
+	}
 	for _, m := range append(append([]Mount(nil), g.Shares...), g.Exposes...) {
 		errs = append(errs, checkMount(m))
 		target := filepath.Clean(m.target())

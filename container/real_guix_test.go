@@ -80,6 +80,8 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 		Name: "sample", Dir: t.TempDir(),
 		Shares:  []Mount{{Source: state, Target: "/srv/state"}},
 		Exposes: boxMounts(),
+		Environment: Environment{Settings: map[string]string{"PORT": scripts.port},
+			Secrets: []Secret{{Name: "key", File: writeSecret(t, "secret", 0o600), UID: 65534, GID: 65534}}},
 		Probes: Probes{Alive{}, AllServices{},
 			HTTP{URL: "http://127.0.0.1:" + scripts.port + "/"}},
 		Schedule:    Schedule{StartPeriod: 20 * time.Second, Interval: 200 * time.Millisecond, Window: time.Second},
@@ -144,6 +146,15 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 		}
 		if status, err := d.Exec(ctx, Stdio{}, "no-such-command"); err != nil || status != 127 {
 			t.Errorf("status %d, error %v", status, err)
+		}
+	})
+
+	t.Run("environment", func(t *testing.T) {
+		var out bytes.Buffer
+		status, err := d.Exec(ctx, Stdio{Out: &out, Err: &out}, "/bin/sh", "-c",
+			". /etc/guixci/settings; echo $PORT; read key < /etc/guixci/secrets/key; echo $key; echo > /etc/guixci/new")
+		if text := out.String(); err != nil || status == 0 || !strings.HasPrefix(text, scripts.port+"\nsecret\n") || !strings.Contains(text, "Read-only") {
+			t.Errorf("status %d, error %v; %s", status, err, text)
 		}
 	})
 
@@ -264,11 +275,11 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 	t.Run("a file is in the way of a directory to mount", func(t *testing.T) {
 		e := *d
 		e.Dir = t.TempDir()
-		file := filepath.Join(t.TempDir(), "file")
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
+		base := t.TempDir()
+		if err := os.WriteFile(filepath.Join(base, "file"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		e.Shares = []Mount{{Source: file, Target: "/usr"}, {Source: state, Target: "/usr/x"}}
+		e.Shares = []Mount{{Source: base, Target: "/base"}, {Source: state, Target: "/base/file"}}
 		e.Exposes = nil
 		_, err := e.Apply(ctx, Revision{Script: scripts.one})
 		var launch *LaunchError

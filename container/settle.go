@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 )
 
@@ -19,7 +18,7 @@ type standing struct {
 // runs reports whether g, or one just like it, is what runs.
 func (s standing) runs(g *Generation) bool {
 	return s.running != nil && s.current.Script == g.Script && s.current.Rejected == "" &&
-		slices.Equal(s.current.Shares, g.Shares) && slices.Equal(s.current.Exposes, g.Exposes)
+		s.current.Bindings() == g.Bindings()
 }
 
 // previous returns the number to go back to; 0 for none.
@@ -107,7 +106,8 @@ func (d *Deployment) failed(o Outcome, err error) *Error {
 
 // tell enters an event about a generation in the ledger.
 func (d *Deployment) tell(rev Revision, g *Generation, event Event, cause error) {
-	e := Entry{Event: event, Generation: g.Number, Script: g.Script, Lock: g.Lock, Who: rev.Who, Why: rev.Why}
+	e := Entry{Event: event, Generation: g.Number, Script: g.Script, Lock: g.Lock,
+		Bindings: g.Bindings(), Environment: g.Environment.Name, Who: rev.Who, Why: rev.Why}
 	if cause != nil {
 		e.Detail = cause.Error()
 	}
