@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/container"
@@ -36,7 +37,7 @@ func (p *Pipeline) Container(ctx context.Context, lock *channel.Lock, sys System
 	}
 	// guix refuses a root that exists. What it kept until now is kept by the
 	// generations that use it.
-	root := p.path("roots", "container-"+lock.Digest()+"-"+path.Base(sys.File))
+	root := p.path("roots", "container-"+lock.Digest()+"-"+sys.Channel+"-"+strings.ReplaceAll(sys.File, "/", "-"))
 	if err := os.Remove(root); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("root container: %w", err)
 	}
@@ -63,14 +64,31 @@ func (p *Pipeline) systemFile(ctx context.Context, lock *channel.Lock, sys Syste
 	if err != nil {
 		return "", err
 	}
-	file := p.path("systems", string(c.Commit), path.Base(sys.File))
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return "", fmt.Errorf("write system file: %w", err)
-	}
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	file := p.path("systems", string(c.Commit), filepath.FromSlash(path.Clean("/"+sys.File)))
+	if err := writeSystemFile(file, text); err != nil {
 		return "", fmt.Errorf("write system file: %w", err)
 	}
 	return file, nil
+}
+
+// writeSystemFile makes the file appear whole: another call may have had a Guix read it.
+func writeSystemFile(file string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
 }
 
 // Deploy makes a container script built from lock the running generation of d,

@@ -21,15 +21,15 @@ const (
 	Built         Kind = "build"        // Build: one derivation started, is retried, or has ended
 )
 
-// An Event is something that happened in a run. Only the fields its kind names are set.
-// Its JSON form, less what is nil, is a line of "--json".
+// An Event is something that happened in a run. Beside the first three fields only those
+// that its kind names are set, and Lock where there is one. Its JSON form is a line of "--json".
 type Event struct {
-	Kind          Kind          `json:"event"`
-	Time          time.Time     `json:"time"`
-	Specification string        `json:"specification"`
-	Lock          *channel.Lock `json:"lock,omitempty"`
-	Commits       int           `json:"commits,omitempty"`
-	Verdict       *Verdict      `json:"verdict,omitempty"`
-	Job           *inferior.Job `json:"job,omitempty"`
-	Build         *build.Event  `json:"build,omitempty"`
+	Kind          Kind
+	Time          time.Time
+	Specification string // its name
+	Lock          *channel.Lock
+	Commits       int
+	Verdict       *Verdict
+	Job           *inferior.Job
+	Build         *build.Event
 }

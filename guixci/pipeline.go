@@ -34,7 +34,8 @@ type Options struct {
 	Limits build.Limits
 	// UseSubstitutes lets guix-daemon fetch what somebody else has built.
 	UseSubstitutes bool
-	// Notify is told what happens, in order, and must return soon; nil tells nobody.
+	// Notify is told what happens, in order. Everything waits for it, so it must return
+	// soon, and not call the Pipeline; nil tells nobody.
 	Notify func(Event)
 	// Publish keeps an archive of everything that is built, so that [Pipeline.Handler]
 	// can offer it even when the store has collected it as garbage.
@@ -57,7 +58,8 @@ type Pipeline struct {
 	roots  *build.Roots
 	cache  *substitute.Cache // nil if nothing is published
 
-	mu sync.Mutex // held while Notify is told
+	turn chan struct{} // holds a token while a Run is at work
+	mu   sync.Mutex    // held while Notify is told
 }
 
 // Open opens a state directory, which is made, with mode 0700, when missing.
@@ -80,7 +82,7 @@ func Open(dir string, o Options) (*Pipeline, error) {
 		}
 	}
 	p := &Pipeline{
-		dir: dir, o: o, record: r,
+		dir: dir, o: o, record: r, turn: make(chan struct{}, 1),
 		repos: &channel.Repositories{Dir: filepath.Join(dir, "repos"), Logger: o.Logger},
 		puller: &inferior.Puller{Guix: o.Guix, Dir: filepath.Join(dir, "profiles"),
 			CacheDir: filepath.Join(dir, "cache"), Log: o.Log, Logger: o.Logger},

@@ -35,6 +35,12 @@ type Report struct {
 	LastGreen *channel.Lock `json:"lastGreen,omitempty"`
 }
 
+// Undecided returns the jobs whose answer is unknown because the machinery failed or the
+// run was interrupted, not because of the package. The next Run tries them again.
+func (r *Report) Undecided() []record.Job {
+	return slices.DeleteFunc(slices.Clone(r.Jobs), func(j record.Job) bool { return !undecided(j) })
+}
+
 // Job returns the job of that name.
 func (r *Report) Job(name string) (record.Job, bool) {
 	i := slices.IndexFunc(r.Jobs, func(j record.Job) bool { return j.Name == name })
@@ -48,97 +54,159 @@ func (r *Report) Job(name string) (record.Job, bool) {
 // verdict that says why not, the profile to jobs, and the jobs to builds, which
 // start while evaluation goes on. Everything is in the record as soon as it is
 // known, and what the record or the store has already is not done again.
+// Runs that have something to do take turns.
 //
 // A red verdict and a failed build are results, not errors. An error means
-// that the answer is unknown; the next Run goes on from there.
+// that the answer is unknown; the next Run goes on from there. It is a
+// *[SpecificationError] if spec is not one that can be run.
 func (p *Pipeline) Run(ctx context.Context, spec Specification) (*Report, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	done, err := p.unchanged(ctx, spec)
+	if r, err := p.unchangedReport(ctx, spec); r != nil || err != nil {
+		return r, err
+	}
+	waited, err := p.takeTurn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("run %s: %w", spec.Name, err)
+	}
+	defer func() { <-p.turn }()
+	if waited { // perhaps for somebody who did the same
+		if r, err := p.unchangedReport(ctx, spec); r != nil || err != nil {
+			return r, err
+		}
+	}
+	e, err := p.begin(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	if done != nil {
-		r, err := p.report(spec, *done)
-		if err == nil {
-			r.Unchanged = true
-		}
-		return r, err
+	return p.evaluate(ctx, spec, e)
+}
+
+// takeTurn returns when no other Run is at work. waited says that one was.
+func (p *Pipeline) takeTurn(ctx context.Context) (waited bool, err error) {
+	select {
+	case p.turn <- struct{}{}:
+		return false, nil
+	default:
 	}
-	if err := p.remember(spec); err != nil {
-		return nil, err
+	select {
+	case p.turn <- struct{}{}:
+		return true, nil
+	case <-ctx.Done():
+		return true, context.Cause(ctx)
 	}
+}
+
+// An evaluation is one lock on its way.
+type evaluation struct {
+	id       int64 // in the record
+	lock     *channel.Lock
+	channels []string // whose packages are jobs
+	commits  int      // authenticated
+	verdict  *Verdict // nil until it is known
+	profile  *inferior.Profile
+}
+
+// begin resolves the channels of spec and records that their evaluation has begun.
+func (p *Pipeline) begin(ctx context.Context, spec Specification) (*evaluation, error) {
 	lock, err := p.Lock(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	return p.evaluation(ctx, spec, lock)
-}
-
-// evaluation runs one lock and records what comes of it.
-func (p *Pipeline) evaluation(ctx context.Context, spec Specification, lock *channel.Lock) (*Report, error) {
+	e := &evaluation{lock: lock}
+	if e.channels, err = spec.jobChannels(lock); err != nil {
+		return nil, err
+	}
 	text, err := json.Marshal(lock)
 	if err != nil {
 		return nil, fmt.Errorf("record lock: %v", err)
 	}
-	id, err := p.record.BeginEvaluation(record.Evaluation{Specification: spec.Name, LockDigest: lock.Digest(), Lock: text})
+	if err := p.abandonLast(spec); err != nil {
+		return nil, err
+	}
+	e.id, err = p.record.BeginEvaluation(record.Evaluation{Specification: spec.Name, LockDigest: lock.Digest(), Lock: text})
 	if err != nil {
 		return nil, err
 	}
-	commits, profile, verdict, err := p.judge(ctx, spec, lock)
+	// Not before: the specification in the record is that of the newest evaluation.
+	if err := p.remember(spec); err != nil {
+		return nil, errors.Join(err, p.finish(e, record.EvaluationAborted))
+	}
+	return e, nil
+}
+
+// abandonLast aborts the newest evaluation of spec if it is open: nobody is at work on it, but
+// how it ended could not be recorded, on a full disk for one.
+func (p *Pipeline) abandonLast(spec Specification) error {
+	for last, err := range p.record.Evaluations(spec.Name) {
+		if err != nil || last.Status != record.EvaluationStarted {
+			return err
+		}
+		return p.record.FinishEvaluation(last.ID, record.EvaluationAborted, nil)
+	}
+	return nil
+}
+
+// evaluate takes what was begun to its end and records what comes of it.
+func (p *Pipeline) evaluate(ctx context.Context, spec Specification, e *evaluation) (*Report, error) {
+	err := p.judge(ctx, spec, e)
 	if err != nil {
-		return nil, errors.Join(err, p.record.FinishEvaluation(id, record.EvaluationAborted, nil))
+		return nil, errors.Join(err, p.finish(e, record.EvaluationAborted))
 	}
 	built := 0
-	if verdict.Green {
-		built, err = p.work(ctx, spec, lock, profile, id, verdict)
+	if e.verdict.Green {
+		built, err = p.work(ctx, spec, e)
 	} else {
-		err = p.finish(id, record.EvaluationFailed, verdict)
+		err = p.finish(e, record.EvaluationFailed)
 	}
 	if err != nil {
 		return nil, err
 	}
-	e, err := p.record.Evaluation(id)
+	recorded, err := p.record.Evaluation(e.id)
 	if err != nil {
 		return nil, err
 	}
-	r, err := p.report(spec, *e)
+	r, err := p.report(spec, *recorded)
 	if err != nil {
 		return nil, err
 	}
-	r.Commits, r.Built = commits, built
+	r.Commits, r.Built = e.commits, built
 	return r, nil
 }
 
 // judge authenticates and pulls a lock. An error other than a red verdict says
 // nothing about the channels.
-func (p *Pipeline) judge(ctx context.Context, spec Specification, lock *channel.Lock) (commits int, _ *inferior.Profile, _ *Verdict, _ error) {
-	seen, err := p.Authenticate(ctx, lock)
+func (p *Pipeline) judge(ctx context.Context, spec Specification, e *evaluation) error {
+	seen, err := p.Authenticate(ctx, e.lock)
 	for _, a := range seen {
-		commits += a.Commits
+		e.commits += a.Commits
 	}
-	var profile *inferior.Profile
 	if err == nil {
-		p.notify(spec, Event{Kind: Authenticated, Lock: lock, Commits: commits})
-		profile, err = p.Pull(ctx, lock)
+		p.notify(spec, Event{Kind: Authenticated, Lock: e.lock, Commits: e.commits})
+		e.profile, err = p.Pull(ctx, e.lock)
 	}
 	var verdict *Verdict
 	if err == nil {
-		verdict = greenVerdict(lock, profile)
-	} else if verdict = redVerdict(lock, err); verdict == nil {
-		return commits, nil, nil, err
+		verdict = greenVerdict(e.lock, e.profile)
+	} else if verdict = redVerdict(e.lock, err); verdict == nil {
+		return err
 	}
-	p.notify(spec, Event{Kind: Pulled, Lock: lock, Verdict: verdict})
-	return commits, profile, verdict, nil
+	e.verdict = verdict
+	p.notify(spec, Event{Kind: Pulled, Lock: e.lock, Verdict: verdict})
+	return nil
 }
 
-func (p *Pipeline) finish(id int64, status record.EvaluationStatus, verdict *Verdict) error {
-	text, err := json.Marshal(verdict)
+// finish records how an evaluation ended, and its verdict if there is one.
+func (p *Pipeline) finish(e *evaluation, status record.EvaluationStatus) error {
+	if e.verdict == nil {
+		return p.record.FinishEvaluation(e.id, status, nil)
+	}
+	text, err := json.Marshal(e.verdict)
 	if err != nil {
 		return fmt.Errorf("record verdict: %v", err)
 	}
-	return p.record.FinishEvaluation(id, status, text)
+	return p.record.FinishEvaluation(e.id, status, text)
 }
 
 // remember records the specification as it is now.
@@ -148,71 +216,6 @@ func (p *Pipeline) remember(spec Specification) error {
 		return fmt.Errorf("record specification %s: %v", spec.Name, err)
 	}
 	return p.record.PutSpecification(record.Specification{Name: spec.Name, Data: text})
-}
-
-// unchanged returns the evaluation that has dealt with spec as it stands now,
-// nil if there is something to do. It asks the repositories for their heads only.
-func (p *Pipeline) unchanged(ctx context.Context, spec Specification) (*record.Evaluation, error) {
-	last, err := p.last(spec)
-	if last == nil || err != nil {
-		return nil, err
-	}
-	lock, err := recordedLock(last)
-	if err != nil {
-		return nil, err
-	}
-	same, err := p.resolver().Current(ctx, spec.Channels, lock)
-	if err != nil || !same {
-		return nil, err
-	}
-	return last, nil
-}
-
-// last returns the newest evaluation of spec if nothing of it is open,
-// and spec was the same then.
-func (p *Pipeline) last(spec Specification) (*record.Evaluation, error) {
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return nil, fmt.Errorf("compare specification %s: %v", spec.Name, err)
-	}
-	for old, err := range p.record.Specifications() {
-		if err != nil {
-			return nil, err
-		}
-		if old.Name == spec.Name && !bytes.Equal(old.Data, text) {
-			return nil, nil
-		}
-	}
-	for e, err := range p.record.Evaluations(spec.Name) {
-		if err != nil {
-			return nil, err
-		}
-		if e.Status != record.EvaluationSucceeded && e.Status != record.EvaluationFailed {
-			return nil, nil
-		}
-		settled, err := p.settled(e.ID)
-		if err != nil || !settled {
-			return nil, err
-		}
-		return &e, nil
-	}
-	return nil, nil
-}
-
-// settled reports whether every job of an evaluation has an answer about the
-// package, and not about the machinery.
-func (p *Pipeline) settled(id int64) (bool, error) {
-	for job, err := range p.record.Jobs(id) {
-		if err != nil {
-			return false, err
-		}
-		switch job.Status {
-		case record.Succeeded, record.Failed, record.DependencyFailed:
-		default:
-			return false, nil
-		}
-	}
-	return true, nil
 }
 
 // report reads what the record has of an evaluation.

@@ -3,6 +3,7 @@ package guixci
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/guixci/record"
@@ -30,21 +31,43 @@ type Specification struct {
 
 var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
+// A SpecificationError says what its author has to change in a specification.
+type SpecificationError struct {
+	Specification string // its name
+	Err           error  // what is wrong; may be [channel.ErrNoGuix], wrapped
+}
+
+func (e *SpecificationError) Error() string {
+	return fmt.Sprintf("specification %q: %v", e.Specification, e.Err)
+}
+
+// Unwrap returns what is wrong.
+func (e *SpecificationError) Unwrap() error { return e.Err }
+
+func (s Specification) wrong(format string, args ...any) error {
+	return &SpecificationError{s.Name, fmt.Errorf(format, args...)}
+}
+
 // Check reports what is wrong with a specification, before anything is fetched.
+// The error is a *[SpecificationError].
 func (s Specification) Check() error {
 	if !nameRule.MatchString(s.Name) {
-		return fmt.Errorf("specification %q: its name must be letters, digits, dots, dashes and underscores", s.Name)
+		return s.wrong("its name must be letters, digits, dots, dashes and underscores, and begin with a letter or digit")
 	}
 	if len(s.Channels) == 0 {
-		return fmt.Errorf("specification %s: it has no channels", s.Name)
+		return s.wrong("it has no channels")
 	}
 	if _, ok := s.Channels.Named("guix"); !ok {
-		return fmt.Errorf("specification %s: %w: add a channel of that name, which provides Guix itself", s.Name, channel.ErrNoGuix)
+		return s.wrong("%w: add a channel of that name, which provides Guix itself", channel.ErrNoGuix)
+	}
+	if s.Priority < 0 || s.Priority > 9 {
+		return s.wrong("its priority is %d, and must be from 0 to 9", s.Priority)
 	}
 	return nil
 }
 
 // jobChannels returns the names of the channels of lock whose packages are wanted.
+// The error is a *[SpecificationError].
 func (s Specification) jobChannels(lock *channel.Lock) ([]string, error) {
 	var all []string
 	known := map[string]bool{}
@@ -59,7 +82,8 @@ func (s Specification) jobChannels(lock *channel.Lock) ([]string, error) {
 	}
 	for _, name := range s.Build {
 		if !known[name] {
-			return nil, fmt.Errorf("specification %s: no channel %q in the lock, whose packages are to be built", s.Name, name)
+			return nil, s.wrong("no channel %q, whose packages are to be built, among those of the lock: %s",
+				name, strings.Join(append([]string{"guix"}, all...), ", "))
 		}
 	}
 	return s.Build, nil

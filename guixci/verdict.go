@@ -75,9 +75,7 @@ func redVerdict(lock *channel.Lock, err error) *Verdict {
 	var auth *channel.AuthError
 	if errors.As(err, &auth) {
 		return &Verdict{Stage: string(inferior.StageAuthenticate), Cause: string(auth.Rule), Channel: auth.Channel,
-			Exception: fmt.Sprintf("commit %s %s (%s)", auth.Commit, auth.Detail, auth.Rule),
-			Channels:  channelVerdicts(lock, auth.Channel, "unknown"),
-			Hint:      "somebody authorized must sign, or the signer be added to .guix-authorizations by somebody who is"}
+			Exception: refusal(auth), Hint: authHint(auth.Rule), Channels: channelVerdicts(lock, auth.Channel, "unknown")}
 	}
 	var pull *inferior.PullError
 	if !errors.As(err, &pull) || pull.Machinery() {
@@ -89,6 +87,31 @@ func redVerdict(lock *channel.Lock, err error) *Verdict {
 		File: pull.Location.File, Line: pull.Location.Line, Column: pull.Location.Column,
 		Hint: pull.Hint, Log: pull.Log, Channels: channelVerdicts(lock, pull.Channel, "unknown"),
 	}
+}
+
+// refusal is what an authentication failed at, without the channel, which the verdict names.
+func refusal(e *channel.AuthError) string {
+	if e.Commit == "" {
+		return fmt.Sprintf("%s (%s)", e.Detail, e.Rule)
+	}
+	return fmt.Sprintf("commit %s %s (%s)", e.Commit, e.Detail, e.Rule)
+}
+
+// authHint is what to do about a broken rule, where that does not go without saying.
+func authHint(rule channel.Rule) string {
+	switch rule {
+	case channel.UnauthorizedSigner:
+		return "somebody authorized must sign, or the signer be added to .guix-authorizations by somebody who is"
+	case channel.Unsigned, channel.MalformedSignature, channel.WeakHash, channel.UnsupportedSignature, channel.BadSignature:
+		return "replace the commit by one with a good signature of somebody authorized"
+	case channel.KeyringMissing, channel.MalformedKeyring, channel.MissingKey:
+		return "the signer's public key must be on the keyring branch of the channel"
+	case channel.NoIntroduction, channel.IntroductionMissing, channel.IntroductionSigner, channel.NotDescendant:
+		return "compare the introduction of the channel, its commit and its signer, with what the channel's authors publish"
+	case channel.AuthorizationsRemoved, channel.MalformedAuthorizations:
+		return "restore .guix-authorizations, with a commit on top of the last good one"
+	}
+	return ""
 }
 
 func channelVerdicts(lock *channel.Lock, guilty, others string) []ChannelVerdict {

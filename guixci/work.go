@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/guixci/build"
 	"github.com/genenetwork/guixci/guixci/record"
 	"github.com/genenetwork/guixci/guixci/store"
@@ -18,11 +18,7 @@ import (
 
 // work evaluates the packages that spec wants of a profile and builds them as they
 // become known. It returns how many derivations were built.
-func (p *Pipeline) work(ctx context.Context, spec Specification, lock *channel.Lock, profile *inferior.Profile, id int64, verdict *Verdict) (built int, err error) {
-	names, err := spec.jobChannels(lock)
-	if err != nil {
-		return 0, err
-	}
+func (p *Pipeline) work(ctx context.Context, spec Specification, e *evaluation) (built int, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	daemon := &build.Daemon{Pool: p.pool, Options: store.BuildOptions{UseSubstitutes: p.o.UseSubstitutes, Fallback: true}}
@@ -35,36 +31,53 @@ func (p *Pipeline) work(ctx context.Context, spec Specification, lock *channel.L
 		}
 		if err := p.recordBuild(e); err != nil {
 			cancel(err) // what cannot be recorded has not happened
+			return
 		}
 		p.notify(spec, Event{Kind: Built, Build: &e})
 	}
 	jobs := inferior.Evaluate(ctx, inferior.EvaluateOptions{
-		Session:  inferior.Options{Program: profile.Guix(), Env: p.environment(), Logger: p.o.Logger},
-		Channels: names, Systems: spec.Systems, Logger: p.o.Logger,
+		Session:  inferior.Options{Program: e.profile.Guix(), Env: p.environment(), Logger: p.o.Logger},
+		Channels: e.channels, Systems: spec.Systems, Logger: p.o.Logger,
 	})
 	// The builds go on when evaluation ends in an error, and the other way round:
 	// what is done is done. So neither's error cancels the other's context.
 	var group errgroup.Group
 	group.Go(func() error {
 		defer s.Seal()
-		status := record.EvaluationSucceeded
-		err := p.enumerate(ctx, spec, id, s, jobs)
+		err := p.enumerate(ctx, spec, e.id, s, held(ctx, daemon, jobs))
 		if err != nil {
-			status = record.EvaluationAborted
-		} else {
-			p.notify(spec, Event{Kind: Enumerated, Lock: lock})
+			return errors.Join(err, p.finish(e, record.EvaluationAborted))
 		}
-		return errors.Join(err, p.finish(id, status, verdict))
+		if err := p.finish(e, record.EvaluationSucceeded); err != nil {
+			return err
+		}
+		p.notify(spec, Event{Kind: Enumerated, Lock: e.lock})
+		return nil
 	})
 	err = s.Run(ctx)
 	err = errors.Join(group.Wait(), err)
 	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+		err = context.Cause(ctx) // whatever it looked like from inside
 	}
 	if err != nil {
 		return built, fmt.Errorf("evaluate and build %s: %w", spec.Name, err)
 	}
 	return built, nil
+}
+
+// held keeps the derivations of jobs from being collected as garbage until daemon is closed:
+// the inferior lets go of them when it ends, before the scheduler may have seen them.
+func held(ctx context.Context, daemon *build.Daemon, jobs iter.Seq2[inferior.Job, error]) iter.Seq2[inferior.Job, error] {
+	return func(yield func(inferior.Job, error) bool) {
+		for job, err := range jobs {
+			if err == nil && job.Derivation != "" {
+				err = daemon.Hold(ctx, []store.StorePath{store.StorePath(job.Derivation)})
+			}
+			if !yield(job, err) {
+				return
+			}
+		}
+	}
 }
 
 func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
@@ -76,7 +89,7 @@ func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
 
 // enumerate records jobs as they come and gives them to the scheduler. Many jobs in
 // little time are recorded together, since each transaction waits for the disk.
-func (p *Pipeline) enumerate(ctx context.Context, spec Specification, id int64, s *build.Scheduler, jobs func(func(inferior.Job, error) bool)) error {
+func (p *Pipeline) enumerate(ctx context.Context, spec Specification, id int64, s *build.Scheduler, jobs iter.Seq2[inferior.Job, error]) error {
 	const most, longest = 64, 100 * time.Millisecond
 	var waiting []inferior.Job
 	var last time.Time
