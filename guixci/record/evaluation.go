@@ -87,7 +87,7 @@ func (r *Record) EvaluationOf(specification, lockDigest string) (*Evaluation, er
 type Policy struct {
 	// Jobs are names, each of which must be there and have succeeded on every
 	// system it was evaluated for. None means all jobs.
-	Jobs []string
+	Jobs []string `json:"jobs,omitempty"`
 }
 
 // LastGreen returns the newest evaluation of a specification whose own verdict is green

@@ -10,20 +10,21 @@ import (
 // A Job is one thing an evaluation wants to exist: a package on a system, most often.
 // It is known again in later evaluations by its name and system, so that these
 // should be unique within one; two jobs with the same ones have one weather.
+// In its JSON form the statuses and weathers are Cuirass's numbers.
 type Job struct {
-	ID         int64
-	Evaluation int64
-	Name       string
-	System     string
-	Derivation string          // empty for a job that could not be lowered
-	Error      string          // why not
-	Metadata   json.RawMessage // version, location and so on; the caller's shape
-	Status     Status          // its build's; Failed for a job that could not be lowered
-	Weather    Weather
-	Build      int64  // number of its build; 0 for none yet
-	Cause      string // of its build, finer than Status
-	Culprit    string // derivation of the dependency that failed
-	Log        string // file name of its build's log
+	ID         int64           `json:"id"`
+	Evaluation int64           `json:"evaluation"`
+	Name       string          `json:"name"`
+	System     string          `json:"system"`
+	Derivation string          `json:"derivation,omitempty"` // empty for a job that could not be lowered
+	Error      string          `json:"error,omitempty"`      // why not
+	Metadata   json.RawMessage `json:"metadata,omitempty"`   // version, location and so on; the caller's shape
+	Status     Status          `json:"status"`               // its build's; Failed for a job that could not be lowered
+	Weather    Weather         `json:"weather"`
+	Build      int64           `json:"build,omitempty"`   // number of its build; 0 for none yet
+	Cause      string          `json:"cause,omitempty"`   // of its build, finer than Status
+	Culprit    string          `json:"culprit,omitempty"` // derivation of the dependency that failed
+	Log        string          `json:"log,omitempty"`     // file name of its build's log
 }
 
 // AddJobs records jobs of an evaluation, in one transaction. It takes Name, System,
