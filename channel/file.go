@@ -133,6 +133,9 @@ type edit struct {
 // that only the lock has are added to a channels.scm; one in which there is no
 // (list …) to add them to is an error.
 func (f *File) Pin(lock *Lock, complete bool) ([]byte, []Change, error) {
+	if f.text == nil {
+		return nil, nil, fmt.Errorf("pin %s: where its channels are written is not known", f.Name)
+	}
 	var edits []edit
 	var changes []Change
 	locked := lock.List()
@@ -234,4 +237,14 @@ func apply(text []byte, edits []edit) []byte {
 		text = slices.Concat(text[:e.start], []byte(e.text), text[e.end:])
 	}
 	return text
+}
+
+// FileOf returns a File of channels that were not read from text. They have no
+// places within it, and it cannot be changed.
+func FileOf(name string, list List) *File {
+	f := &File{Name: name}
+	for _, c := range list {
+		f.items = append(f.items, entry{Channel: c})
+	}
+	return f
 }

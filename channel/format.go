@@ -72,16 +72,41 @@ func ReadDescription(name string, r io.Reader) (List, error) {
 	switch {
 	case bytes.HasPrefix(start, []byte("[")):
 		var list List
-		err = decodeJSON(name, text, &list)
-		return list, err
+		if err := decodeJSON(name, text, &list); err != nil {
+			return nil, err
+		}
+		return list, list.check(name)
 	case bytes.HasPrefix(start, []byte("{")):
-		list := make(List, 1)
-		err = decodeJSON(name, text, &list[0])
-		return list, err
+		return readJSONObject(name, text)
 	case bytes.HasPrefix(start, []byte("name:")):
 		return readRecords(name, text)
 	}
 	return ReadList(name, bytes.NewReader(text))
+}
+
+// readJSONObject reads one channel, or the JSON form of a lock.
+func readJSONObject(name string, text []byte) (List, error) {
+	var lock struct{ Channels List }
+	if err := decodeJSON(name, text, &lock); err != nil {
+		return nil, err
+	}
+	if lock.Channels == nil {
+		lock.Channels = make(List, 1)
+		if err := decodeJSON(name, text, &lock.Channels[0]); err != nil {
+			return nil, err
+		}
+	}
+	return lock.Channels, lock.Channels.check(name)
+}
+
+// check refuses channels that lack what every channel has.
+func (l List) check(name string) error {
+	for i, c := range l {
+		if c.Name == "" || c.URL == "" {
+			return fmt.Errorf("read channels %q: channel %d lacks a name or a url", name, i+1)
+		}
+	}
+	return nil
 }
 
 func decodeJSON(name string, text []byte, to any) error {
@@ -114,12 +139,12 @@ func readRecords(name string, text []byte) (list List, err error) {
 		}
 	}
 	for i, c := range list {
-		if c.Name == "" || c.URL == "" {
-			return nil, fmt.Errorf("read channels %q: record %d lacks a name or a url", name, i+1)
-		}
 		list[i] = c.withDefaults()
 	}
-	return list, in.Err()
+	if err := in.Err(); err != nil {
+		return nil, fmt.Errorf("read channels %q: %w", name, err)
+	}
+	return list, list.check(name)
 }
 
 // record takes in one line of a record. Other fields than these are skipped.

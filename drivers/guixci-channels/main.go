@@ -82,7 +82,7 @@ Exit status: 0 as wanted, 1 something is wrong with the channels, 2 wrong usage,
 	flags.BoolVar(&d.json, "json", false, "print the answer as JSON")
 	flags.StringVar(&d.state, "state", "", "keep mirrors and caches in this directory (default $XDG_STATE_HOME/guixci)")
 	flags.BoolVarP(&d.verbose, "verbose", "v", false, "say what is being done")
-	root.AddCommand(d.authenticateCommand())
+	root.AddCommand(d.lockCommand(), d.checkCommand(), d.explainCommand(), d.syncCommand(), d.authenticateCommand(), d.watchCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
 }
