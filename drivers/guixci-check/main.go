@@ -8,9 +8,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,6 +111,10 @@ func check(ctx context.Context, o options, stdout io.Writer, progress *cli.Progr
 	progress.Step(spec.Name)
 	report, err := p.Run(ctx, spec)
 	progress.Done()
+	var wrong *guixci.SpecificationError
+	if errors.As(err, &wrong) {
+		return &cli.UsageError{Err: wrong.Err}
+	}
 	if err != nil {
 		return err
 	}
@@ -118,10 +124,28 @@ func check(ctx context.Context, o options, stdout io.Writer, progress *cli.Progr
 	} else if report.LastGreen != nil {
 		_, err = report.LastGreen.WriteTo(stdout)
 	}
-	if err == nil && !report.Green {
-		err = fmt.Errorf("%s is %w", o.channels, cli.ErrRed)
+	if err != nil || report.Green {
+		return err
 	}
-	return err
+	return notGreen(o, report, spec.Green)
+}
+
+// notGreen says why a report is not green: something is red, or not known. What is red
+// is so whatever the machinery does.
+func notGreen(o options, r *guixci.Report, policy record.Policy) error {
+	wanted := func(j record.Job) bool { return len(policy.Jobs) == 0 || slices.Contains(policy.Jobs, j.Name) }
+	for _, name := range policy.Jobs {
+		if _, ok := r.Job(name); !ok && r.Verdict.Green {
+			return fmt.Errorf("%s is %w: there is no job %q, which --green asks for", o.channels, cli.ErrRed, name)
+		}
+	}
+	isRed := func(j record.Job) bool {
+		return wanted(j) && (j.Status == record.Failed || j.Status == record.DependencyFailed)
+	}
+	if r.Verdict.Green && !slices.ContainsFunc(r.Jobs, isRed) {
+		return fmt.Errorf("%s: %d jobs could not be built for want of disk, daemon or time: run it again", o.channels, len(r.Undecided()))
+	}
+	return fmt.Errorf("%s is %w", o.channels, cli.ErrRed)
 }
 
 func specification(o options) (guixci.Specification, error) {
@@ -140,13 +164,15 @@ func specification(o options) (guixci.Specification, error) {
 		return guixci.Specification{}, &cli.UsageError{Err: err}
 	}
 	spec := guixci.Specification{Name: specName(name), Channels: list, Build: words(o.build), Green: record.Policy{Jobs: words(o.green)}}
-	if err := spec.Check(); err != nil {
-		return spec, &cli.UsageError{Err: err}
+	var wrong *guixci.SpecificationError
+	if err := spec.Check(); errors.As(err, &wrong) {
+		return spec, &cli.UsageError{Err: fmt.Errorf("%s: %w", o.channels, wrong.Err)}
 	}
 	return spec, nil
 }
 
-// specName turns a file name into a specification's: /etc/guix/channels.scm becomes etc-guix-channels.
+// specName turns a file name into a specification's: /etc/guix/channels.scm becomes
+// etc-guix-channels-d6ab133b. The digits tell it from /etc/guix-channels.scm.
 func specName(file string) string {
 	name := strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' {
@@ -154,7 +180,7 @@ func specName(file string) string {
 		}
 		return '-'
 	}, strings.TrimSuffix(file, ".scm"))
-	return strings.Trim(name, "-._")
+	return strings.TrimLeft(fmt.Sprintf("%s-%08x", name, crc32.ChecksumIEEE([]byte(file))), "-._")
 }
 
 func words(list string) []string {
@@ -176,6 +202,9 @@ func show(progress *cli.Progress, e guixci.Event) {
 		r, took := e.Build.Result, ""
 		if !r.Started.IsZero() {
 			took = fmt.Sprintf(" in %v", r.Stopped.Sub(r.Started).Round(100*time.Millisecond))
+		}
+		if r.Cause.Number() == 3 && r.Message != "" {
+			took = ": " + r.Message
 		}
 		progress.Line("%s %s%s", r.Derivation.Name(), r.Cause, took)
 	case e.Build != nil && e.Build.Kind == build.Started:
