@@ -6,11 +6,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log"
 	"net/http"
 	"os"
 	"os/signal"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/guixci"
@@ -58,12 +61,22 @@ func serve(ctx context.Context, file, address string) error {
 		}
 		lock.WriteTo(w)
 	})
-	server := &http.Server{Addr: address, Handler: mux}
-	context.AfterFunc(ctx, func() { server.Close() })
-	go watch(ctx, p, guixci.Specification{Name: "example", Channels: list})
-	return server.ListenAndServe()
+	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		watch(ctx, p, guixci.Specification{Name: "example", Channels: list})
+		return server.Close()
+	})
+	group.Go(func() error {
+		if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	return group.Wait()
 }
 
+// watch checks the channels until ctx ends.
 func watch(ctx context.Context, p *guixci.Pipeline, spec guixci.Specification) {
 	for {
 		if report, err := p.Run(ctx, spec); err != nil {
