@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/guixci/store/storetest"
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/nar"
+)
+
+// A server is a publishing program, ours or guix publish.
+type server struct {
+	url    string
+	config string // configuration directory that has its key, authorized
+	cmd    *exec.Cmd
+}
+
+// configured makes a configuration directory with a key pair that is authorized.
+func configured(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	key, err := substitute.EnsureKeyPair(filepath.Join(dir, "signing-key.sec"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "acl"), []byte(substitute.NewACL(key.Public()).String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// start runs this program as a process, until the end of the test.
+func start(t *testing.T, config string, args ...string) *server {
+	t.Helper()
+	guixtest.Require(t)
+	cmd := exec.Command(os.Args[0], append([]string{"--listen=127.0.0.1", "--port=0"}, args...)...)
+	cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
+	return &server{url: started(t, cmd, regexp.MustCompile(`address=(\S+)`)), config: config, cmd: cmd}
+}
+
+// started starts a program and waits for it to say on which address it listens.
+func started(t *testing.T, cmd *exec.Cmd, address *regexp.Regexp) (url string) {
+	t.Helper()
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	var said bytes.Buffer
+	for url == "" && lines.Scan() {
+		fmt.Fprintln(&said, lines.Text())
+		if m := address.FindStringSubmatch(lines.Text()); m != nil {
+			url = "http://" + m[1]
+		}
+	}
+	go io.Copy(&said, out) // ends with the process; Wait comes after
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		err := cmd.Wait()
+		if t.Failed() {
+			t.Logf("%v: %v\n%s", cmd.Args, err, &said)
+		}
+	})
+	if url == "" {
+		t.Fatalf("%v does not listen:\n%s", cmd.Args, &said)
+	}
+	return url
+}
+
+// items builds two items, one referring to the other, and returns them with their derivations.
+func items(t *testing.T) (paths, derivations []substitute.StorePath) {
+	t.Helper()
+	c, err := store.Dial(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	kit := storetest.New(t, c)
+	leaf := kit.Add(storetest.Spec{Name: "leaf", Script: "echo leaf >$out"})
+	top := kit.Add(storetest.Spec{Name: "top", Script: "mkdir $out; echo $leaf >$out/leaf", Inputs: []*storetest.Build{leaf}})
+	if err := c.Build(t.Context(), []store.StorePath{top.Derivation}, store.BuildOptions{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return []substitute.StorePath{leaf.Out(), top.Out()}, []substitute.StorePath{leaf.Derivation, top.Derivation}
+}
+
+// checkWeather has stock guix weather and guix challenge judge a server.
+func checkWeather(t *testing.T, config, url string, paths, derivations []substitute.StorePath) {
+	t.Helper()
+	var manifest strings.Builder
+	manifest.WriteString("(use-modules (guix profiles) (guix derivations))\n(manifest (list")
+	for _, drv := range derivations {
+		fmt.Fprintf(&manifest, " (manifest-entry (name \"x\") (version \"0\") (item (read-derivation-from-file %q)))", drv)
+	}
+	manifest.WriteString("))\n")
+	file := filepath.Join(t.TempDir(), "manifest.scm")
+	if err := os.WriteFile(file, []byte(manifest.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := guix(t, config, "weather", "--substitute-urls="+url, "-m", file)
+	if !strings.Contains(out, "100.0% substitutes available (2 out of 2)") {
+		t.Errorf("guix weather says\n%s", out)
+	}
+	out = guix(t, config, "challenge", "--verbose", "--substitute-urls="+url, string(paths[0]), string(paths[1]))
+	if !strings.Contains(out, "2 (100.0%) were identical") {
+		t.Errorf("guix challenge says\n%s", out)
+	}
+}
+
+// guix runs guix with the given configuration.
+func guix(t *testing.T, config string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("guix", args...)
+	cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config, "XDG_CACHE_HOME="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("guix %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// Stock guix weather finds what we publish, and stock guix challenge agrees with us.
+func TestWeatherAndChallenge(t *testing.T) {
+	guixtest.Require(t)
+	paths, derivations := items(t)
+	config := configured(t)
+	for _, args := range [][]string{nil, {"-Cnone"}, {"-Cgzip"}, {"-Czstd:3"}, {"--cache=" + t.TempDir()}, {"--cache=" + t.TempDir(), "-Czstd"}} {
+		s := start(t, config, args...)
+		checkWeather(t, config, s.url, paths, derivations)
+	}
+}
+
+// fetched has our client fetch items, which must have the archives that the store has.
+func fetched(t *testing.T, c *substitute.Client, paths []substitute.StorePath) {
+	t.Helper()
+	offers, err := c.Query(t.Context(), paths)
+	if err != nil || len(offers) != len(paths) {
+		t.Fatalf("%d of %d offered, %v", len(offers), len(paths), err)
+	}
+	for _, o := range offers {
+		path := filepath.Join(t.TempDir(), "item")
+		if err := c.Fetch(t.Context(), o, path, nil); err != nil {
+			t.Error(err)
+			continue
+		}
+		var ours, theirs bytes.Buffer
+		if err := nar.Dump(&ours, path); err != nil {
+			t.Fatal(err)
+		}
+		if err := nar.Dump(&theirs, string(o.StorePath)); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(ours.Bytes(), theirs.Bytes()) {
+			t.Errorf("%s arrived as something else", o.StorePath)
+		}
+	}
+}
+
+// We fetch from a real guix publish, whatever it compresses with, as its cache fills.
+func TestFromGuixPublish(t *testing.T) {
+	guixtest.Require(t)
+	paths, _ := items(t)
+	config := configured(t)
+	acl, err := substitute.ReadACLFile(filepath.Join(config, "acl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-Cgzip"}, {"-Czstd"}, {"-Cnone"}, {"-Czstd", "-Clzip", "-Cgzip"}, {"-Czstd", "--cache=" + t.TempDir()}} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		l.Close()
+		cmd := exec.Command("guix", append([]string{"publish", "--listen=127.0.0.1", "--port=" + port}, args...)...)
+		cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config)
+		started(t, cmd, regexp.MustCompile(`publishing .* on (\S+),`))
+		awaitPort(t, port)
+		for range 3 {
+			c := &substitute.Client{URLs: []string{"http://127.0.0.1:" + port}, ACL: acl}
+			fetched(t, c, paths)
+		}
+	}
+}
+
+// awaitPort waits until something listens: guix publish says so somewhat early.
+func awaitPort(t *testing.T, port string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What export writes is usable by stock guix through any web server, and by us as files.
+func TestExport(t *testing.T) {
+	guixtest.Require(t)
+	paths, derivations := items(t)
+	config := configured(t)
+	t.Setenv("GUIX_CONFIGURATION_DIRECTORY", config)
+	dir := filepath.Join(t.TempDir(), "static")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := runIn(t, "export", dir, string(paths[1]))
+	if code != 0 || !strings.Contains(stderr, "exported 2 items") {
+		t.Fatalf("status %d: %s", code, stderr)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := &http.Server{Handler: http.FileServer(http.Dir(dir))}
+	go web.Serve(l)
+	defer web.Close()
+	checkWeather(t, config, "http://"+l.Addr().String(), paths, derivations)
+	acl, _ := substitute.ReadACLFile(filepath.Join(config, "acl"))
+	fetched(t, &substitute.Client{URLs: []string{"file://" + dir}, ACL: acl}, paths)
+}
+
+// Killed at any moment while it writes, export leaves only what is whole, and
+// the next one completes it.
+func TestExportKilled(t *testing.T) {
+	guixtest.Require(t)
+	config := configured(t)
+	acl, err := substitute.ReadACLFile(filepath.Join(config, "acl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := filepath.Glob("/gnu/store/*-guile-*.drv")
+	if err != nil || len(all) == 0 {
+		t.Skipf("nothing big enough to export: %v", err)
+	}
+	dir := filepath.Join(t.TempDir(), "static")
+	export := func() *exec.Cmd {
+		cmd := exec.Command(os.Args[0], "export", dir, all[0])
+		cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
+		return cmd
+	}
+	for wanted := 1; wanted <= 9; wanted += 4 {
+		cmd := export()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; n < wanted; { // this many items, then die
+			found, _ := filepath.Glob(filepath.Join(dir, "*.narinfo"))
+			n = len(found)
+			if cmd.Process.Signal(syscall.Signal(0)) != nil {
+				break
+			}
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		checkStatic(t, dir, acl)
+	}
+	if out, err := export().CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if n := checkStatic(t, dir, acl); n < 2 {
+		t.Errorf("only %d items", n)
+	}
+}
+
+// checkStatic fetches all that a directory offers, and returns how many items these are.
+func checkStatic(t *testing.T, dir string, acl *substitute.ACL) int {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, "*.narinfo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &substitute.Client{URLs: []string{"file://" + dir}, ACL: acl}
+	for _, name := range found {
+		info, err := c.Info(context.Background(), strings.TrimSuffix(filepath.Base(name), ".narinfo"))
+		if err == nil {
+			err = c.WriteNAR(context.Background(), io.Discard, info)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	return len(found)
+}
+
+// An init system passes the socket on; privileges are given up; SIGTERM is a normal end.
+func TestService(t *testing.T) {
+	guixtest.Require(t)
+	paths, _ := items(t)
+	config := configured(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	// The variable LISTEN_PID must be the program's own, which exec keeps.
+	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, os.Args[0], "--user=nobody", "--metrics")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
+	cmd.ExtraFiles = []*os.File{socket}
+	url := started(t, cmd, regexp.MustCompile(`address=(\S+)`))
+	if want := "http://" + l.Addr().String(); url != want {
+		t.Errorf("listens on %s, want %s", url, want)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil || regexp.MustCompile(`(?m)^Uid:\s+0\b`).Match(status) {
+		t.Errorf("still root: %v", err)
+	}
+	acl, _ := substitute.ReadACLFile(filepath.Join(config, "acl"))
+	fetched(t, &substitute.Client{URLs: []string{url}, ACL: acl}, paths)
+	res, err := http.Get(url + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := io.ReadAll(res.Body)
+	res.Body.Close()
+	if !strings.Contains(string(text), "\nguixci_substitute_narinfos_total 2\n") {
+		t.Errorf("metrics:\n%s", text)
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+}

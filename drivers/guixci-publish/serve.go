@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/internal/cli"
+	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/storedb"
+)
+
+// publish serves until ctx ends.
+func publish(ctx context.Context, o *options, stderr io.Writer) error {
+	logger := o.logger(stderr)
+	key, err := o.readKey()
+	if err != nil {
+		return err
+	}
+	l, err := listener(o)
+	if err != nil {
+		return err
+	}
+	if err := become(o.user); err != nil {
+		l.Close()
+		return &cli.UsageError{Err: err}
+	}
+	src, err := openStore(o)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	defer src.Close()
+	h := &substitute.Handler{
+		Source: src, Key: key, Logger: logger, Compression: o.compression, TTL: o.ttl, NegativeTTL: o.negativeTTL,
+		Log: substitute.LogDir(os.DirFS(logDirectory()), src),
+	}
+	stop, err := startCache(ctx, o, h)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	defer stop()
+	logger.Info("publishing", "address", l.Addr().String(), "store", src.String())
+	s := &substitute.Server{Handler: h}
+	if o.metrics {
+		s.Root = withMetrics(h)
+	}
+	return s.Run(ctx, l)
+}
+
+func withMetrics(h *substitute.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		h.WriteMetrics(w) // an error means that the client left
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func logDirectory() string {
+	dir := os.Getenv("GUIX_LOG_DIRECTORY")
+	if dir == "" {
+		dir = "/var/log/guix"
+	}
+	return dir + "/drvs"
+}
+
+// startCache gives h a cache, if there is to be one. The caller calls stop at the end.
+func startCache(ctx context.Context, o *options, h *substitute.Handler) (stop func(), err error) {
+	if o.cache == "" {
+		return func() {}, nil
+	}
+	if err := os.MkdirAll(o.cache, 0o755); err != nil {
+		return nil, &cli.UsageError{Err: err}
+	}
+	cache := &substitute.Cache{Dir: o.cache, Key: h.Key, Compression: o.compression}
+	h.Baker = &substitute.Baker{Cache: cache, Source: h.Source, Workers: o.workers, Logger: h.Logger}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { h.Baker.Run(ctx) })
+	running.Go(func() { evict(ctx, o, cache, h.Source, h.Logger) })
+	return func() { cancel(); running.Wait() }, nil
+}
+
+// evictEvery is how often the cache is looked through.
+const evictEvery = time.Hour
+
+// evict removes from the cache what has had its time, again and again.
+func evict(ctx context.Context, o *options, cache *substitute.Cache, src substitute.Source, logger *slog.Logger) {
+	if o.ttl == 0 && o.cacheSize == 0 {
+		return
+	}
+	options := substitute.EvictOptions{MaxAge: o.ttl, MaxSize: o.cacheSize, Grace: min(o.ttl, 24*time.Hour)}
+	if o.cacheSize == 0 {
+		options.Keep = func(p substitute.StorePath) bool {
+			_, err := src.Info(ctx, p.Hash())
+			return !errors.Is(err, substitute.ErrNotFound)
+		}
+	}
+	for tick := time.NewTicker(evictEvery); ; {
+		done, err := cache.Evict(ctx, options)
+		switch {
+		case ctx.Err() != nil:
+			tick.Stop()
+			return
+		case err != nil:
+			logger.Error("evict", "error", err)
+		case done.Items > 0:
+			logger.Info("evicted", "items", done.Items, "bytes", done.Bytes, "left", done.LeftBytes)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// A localStore is the store of this machine: by its database, or by the daemon when
+// that cannot be read.
+type localStore struct {
+	db   *storedb.DB // nil if it cannot be read
+	pool *store.Pool
+}
+
+func openStore(o *options) (*localStore, error) {
+	s := &localStore{pool: &store.Pool{}}
+	db, err := storedb.Open(o.database)
+	if err == nil {
+		s.db = db
+	} else if o.database != "" {
+		return nil, &cli.UsageError{Err: err}
+	}
+	return s, nil
+}
+
+// Info asks the daemon only if the database is in trouble: what it does not
+// know does not exist.
+func (s *localStore) Info(ctx context.Context, hashPart string) (*substitute.Info, error) {
+	if s.db == nil {
+		return s.pool.Info(ctx, hashPart)
+	}
+	info, err := s.db.Info(ctx, hashPart)
+	if err == nil || errors.Is(err, substitute.ErrNotFound) || ctx.Err() != nil {
+		return info, err
+	}
+	if theirs, err := s.pool.Info(ctx, hashPart); err == nil || errors.Is(err, substitute.ErrNotFound) {
+		return theirs, err
+	}
+	return nil, err
+}
+
+func (s *localStore) WriteNAR(ctx context.Context, w io.Writer, info *substitute.Info) error {
+	if s.db == nil {
+		return s.pool.WriteNAR(ctx, w, info)
+	}
+	return s.db.WriteNAR(ctx, w, info)
+}
+
+func (s *localStore) String() string {
+	if s.db == nil {
+		return "guix-daemon"
+	}
+	return "database"
+}
+
+func (s *localStore) Close() error {
+	err := s.pool.Close()
+	if s.db != nil {
+		err = errors.Join(err, s.db.Close())
+	}
+	return err
+}
+
+// become gives up the privileges that only reading the key and listening need.
+func become(name string) error {
+	if name == "" {
+		return nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Setgroups([]int{gid}); err != nil {
+		return fmt.Errorf("set groups: %w", err)
+	}
+	if err := syscall.Setgid(gid); err != nil {
+		return fmt.Errorf("set group: %w", err)
+	}
+	if err := syscall.Setuid(uid); err != nil {
+		return fmt.Errorf("set user: %w", err)
+	}
+	return os.Setenv("HOME", u.HomeDir)
+}
+
+// firstFD is where the listening socket is when an init system passes it on, as
+// systemd and Shepherd do.
+const firstFD = 3
+
+// passedListener is the socket that was passed on, or nil if none was.
+func passedListener() (net.Listener, error) {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil, nil
+	}
+	if n := os.Getenv("LISTEN_FDS"); n != "1" {
+		return nil, &cli.UsageError{Err: fmt.Errorf("%q sockets were passed on, want 1", n)}
+	}
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		os.Unsetenv(name)
+	}
+	f := os.NewFile(firstFD, "socket")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("use the socket that was passed on: %w", err)
+	}
+	return l, nil
+}
