@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/genenetwork/guixci/inferior/sexp"
 	"github.com/genenetwork/guixci/internal/guixbox"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+	"github.com/google/go-cmp/cmp"
 )
 
 // realScripts are run-container scripts of the system of testdata/sample-system.scm.
@@ -25,6 +27,18 @@ type realScripts struct {
 	one, two string // work, and answer "one" and "two"
 	fails    string // has a service "broken" that does not come up
 	dies     string // has one that comes up and dies, again and again
+}
+
+// guixClosures asks guix gc.
+type guixClosures struct{}
+
+func (guixClosures) Closure(ctx context.Context, item string) ([]Item, error) {
+	out, err := exec.CommandContext(ctx, "guix", "gc", "--requisites", item).Output()
+	var items []Item
+	for _, path := range strings.Fields(string(out)) {
+		items = append(items, Item{Path: path})
+	}
+	return items, err
 }
 
 // boxMounts are what the stand-ins of the box's store link to.
@@ -155,6 +169,30 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 			". /etc/guixci/settings; echo $PORT; read key < /etc/guixci/secrets/key; echo $key; echo > /etc/guixci/new")
 		if text := out.String(); err != nil || status == 0 || !strings.HasPrefix(text, scripts.port+"\nsecret\n") || !strings.Contains(text, "Read-only") {
 			t.Errorf("status %d, error %v; %s", status, err, text)
+		}
+	})
+
+	t.Run("accounts are numbered as foreseen", func(t *testing.T) {
+		in, err := d.Running()
+		if err != nil {
+			t.Fatal(err)
+		}
+		system, err := ReadSystem(ctx, guixClosures{}, scripts.one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		users, groups, err := accountsOf(in.Process)
+		if err != nil || len(users) < 2 || len(groups) < 10 {
+			t.Fatalf("%v, %v, %v", users, groups, err)
+		}
+		if diff := cmp.Diff(users, system.Users); diff != "" {
+			t.Errorf("users (-container +foreseen):\n%s", diff)
+		}
+		if diff := cmp.Diff(groups, system.Groups); diff != "" {
+			t.Errorf("groups (-container +foreseen):\n%s", diff)
+		}
+		if !slices.Contains(system.Services, "web") {
+			t.Errorf("services %q", system.Services)
 		}
 	})
 

@@ -1,0 +1,268 @@
+package container
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+type (
+	// A Difference is what distinguishes two generations, in order.
+	Difference struct {
+		SameScript bool   `json:"same_script"` // both run the same store item
+		Lines      []Line `json:"lines"`
+	}
+	// A Line is one thing that differs.
+	Line struct {
+		Kind Kind   `json:"kind"`
+		Name string `json:"name"`
+		Old  string `json:"old,omitempty"` // empty if there is none
+		New  string `json:"new,omitempty"`
+		// Size is by how many bytes a package has grown, all its items taken
+		// together; 0 for other kinds.
+		Size int64 `json:"size,omitempty"`
+	}
+	// A Kind says what a Line is about.
+	Kind string
+)
+
+// The kinds of differences.
+const (
+	OfMount   Kind = "mount"
+	OfSetting Kind = "setting"
+	OfSecret  Kind = "secret" // where it is, never what
+	OfBinding Kind = "binding"
+	OfChannel Kind = "channel"
+	OfPackage Kind = "package"
+	OfService Kind = "service"
+	OfUser    Kind = "user"
+	OfGroup   Kind = "group"
+)
+
+// Diff returns what distinguishes two generations, of one deployment or of two.
+// Without closures, nil, or where the store item is the same, only what they are
+// given from outside and their channels are compared.
+func Diff(ctx context.Context, closures Closures, old, new *Generation) (*Difference, error) {
+	d := &Difference{SameScript: old.Script == new.Script, Lines: diffBindings(old, new)}
+	if closures == nil || d.SameScript {
+		return d, nil
+	}
+	was, err := ReadSystem(ctx, closures, old.Script)
+	if err != nil {
+		return nil, err
+	}
+	is, err := ReadSystem(ctx, closures, new.Script)
+	if err != nil {
+		return nil, err
+	}
+	d.Lines = append(d.Lines, diffSystems(was, is)...)
+	return d, nil
+}
+
+// OnlyBindings reports whether nothing differs but what environments may: the store
+// item and the commits of all channels are the same.
+func (d *Difference) OnlyBindings() bool {
+	return d.SameScript && !slices.ContainsFunc(d.Lines, func(l Line) bool { return l.Kind == OfChannel })
+}
+
+func diffBindings(old, new *Generation) []Line {
+	var lines []Line
+	lines = append(lines, diffMaps(OfMount, mountTexts(old), mountTexts(new))...)
+	a, b := old.Environment, new.Environment
+	lines = append(lines, diffMaps(OfBinding, a.texts(), b.texts())...)
+	lines = append(lines, diffMaps(OfSetting, a.Settings, b.Settings)...)
+	lines = append(lines, diffMaps(OfSecret, secretTexts(a), secretTexts(b))...)
+	return append(lines, diffMaps(OfChannel, channelTexts(old), channelTexts(new))...)
+}
+
+func mountTexts(g *Generation) map[string]string {
+	texts := make(map[string]string)
+	add := func(mounts []Mount, mode string) {
+		for _, m := range mounts {
+			texts[cmp.Or(m.Name, m.target())] = m.Source + " at " + m.target() + ", " + mode
+		}
+	}
+	add(g.Shares, "writable")
+	add(g.Exposes, "read-only")
+	return texts
+}
+
+func secretTexts(e Environment) map[string]string {
+	texts := make(map[string]string)
+	for _, s := range e.Secrets {
+		texts[s.Name] = fmt.Sprintf("%s, for %d:%d", s.File, s.UID, s.GID)
+	}
+	return texts
+}
+
+// texts are the rest of an environment.
+func (e Environment) texts() map[string]string {
+	texts := map[string]string{"environment": e.Name, "format of settings": string(e.Format), "directory of settings": e.Target}
+	if e.Limits.Memory != 0 {
+		texts["memory limit"] = size(e.Limits.Memory)
+	}
+	if e.Limits.Tasks != 0 {
+		texts["task limit"] = strconv.Itoa(e.Limits.Tasks)
+	}
+	for _, port := range e.Ports {
+		texts["port "+strconv.Itoa(port)] = "used"
+	}
+	return texts
+}
+
+func channelTexts(g *Generation) map[string]string {
+	texts := make(map[string]string)
+	for _, c := range g.Channels {
+		texts[c.Name] = strings.TrimPrefix(c.URL+" "+c.Commit, " ")
+	}
+	return texts
+}
+
+// diffMaps compares two maps; an empty text is as good as none.
+func diffMaps(kind Kind, old, new map[string]string) []Line {
+	var lines []Line
+	names := maps.Clone(old)
+	if names == nil {
+		names = make(map[string]string)
+	}
+	maps.Copy(names, new)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if old[name] != new[name] {
+			lines = append(lines, Line{Kind: kind, Name: name, Old: old[name], New: new[name]})
+		}
+	}
+	return lines
+}
+
+func diffSystems(old, new *System) []Line {
+	lines := diffPackages(old.Items, new.Items)
+	lines = append(lines, diffMaps(OfService, services(old), services(new))...)
+	lines = append(lines, diffMaps(OfUser, idTexts(old.Users), idTexts(new.Users))...)
+	return append(lines, diffMaps(OfGroup, idTexts(old.Groups), idTexts(new.Groups))...)
+}
+
+func services(s *System) map[string]string {
+	texts := make(map[string]string)
+	for _, item := range s.Items {
+		if name, ok := strings.CutPrefix(itemName(item.Path), "shepherd-"); ok && strings.HasSuffix(name, ".scm") {
+			texts[strings.TrimSuffix(name, ".scm")] = item.Path
+		}
+	}
+	return texts
+}
+
+func idTexts(ids IDs) map[string]string {
+	texts := make(map[string]string)
+	for name, id := range ids {
+		texts[name] = strconv.Itoa(id)
+	}
+	return texts
+}
+
+// A bundle is all items of a closure that have the same package name.
+type bundle struct {
+	versions []string
+	size     int64
+}
+
+// diffPackages compares closures by package name: versions and sizes.
+// What was built again without either changing is left out, as it would be
+// the whole closure after most pulls.
+func diffPackages(old, new []Item) []Line {
+	was, is := bundles(old), bundles(new)
+	names := maps.Clone(was)
+	maps.Copy(names, is)
+	var lines []Line
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		line := Line{Kind: OfPackage, Name: name, Old: was[name].text(), New: is[name].text(), Size: is[name].size - was[name].size}
+		const unworthy = 8 << 10 // store file names of another length, and the like
+		if line.Old != line.New || max(line.Size, -line.Size) >= unworthy {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func (b bundle) text() string { return strings.Join(b.versions, ", ") }
+
+func bundles(items []Item) map[string]bundle {
+	all := make(map[string]bundle)
+	for _, item := range items {
+		name, version := splitVersion(itemName(item.Path))
+		if version == "" {
+			continue // a file of the system itself
+		}
+		b := all[name]
+		if !slices.Contains(b.versions, version) {
+			b.versions = append(b.versions, version)
+			slices.Sort(b.versions)
+		}
+		b.size += item.Size
+		all[name] = b
+	}
+	return all
+}
+
+// splitVersion cuts a name at the first hyphen that a digit follows,
+// as package-name->name+version does.
+func splitVersion(name string) (string, string) {
+	for i := 0; i+1 < len(name); i++ {
+		if name[i] == '-' && name[i+1] >= '0' && name[i+1] <= '9' {
+			return name[:i], name[i+1:]
+		}
+	}
+	return name, ""
+}
+
+// size prints a number of bytes for people.
+func size(n int64) string {
+	value, unit := float64(n), "B"
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if value < 1024 && value > -1024 {
+			break
+		}
+		value, unit = value/1024, next
+	}
+	return strings.TrimSuffix(strconv.FormatFloat(value, 'f', 1, 64), ".0") + " " + unit
+}
+
+// WriteTo prints the difference for people, one thing a line:
+// "+" for what is new, "-" for what is gone, "~" for what has changed.
+func (d *Difference) WriteTo(w io.Writer) (int64, error) {
+	var text strings.Builder
+	if d.SameScript {
+		text.WriteString("  the same store item\n")
+	}
+	for _, l := range d.Lines {
+		text.WriteString(l.String() + "\n")
+	}
+	n, err := io.WriteString(w, text.String())
+	return int64(n), err
+}
+
+// String returns the line of [Difference.WriteTo].
+func (l Line) String() string {
+	grown := ""
+	if l.Size != 0 {
+		grown = " (" + signed(l.Size) + ")"
+	}
+	switch {
+	case l.Old == "":
+		return fmt.Sprintf("+ %s %s: %s%s", l.Kind, l.Name, l.New, grown)
+	case l.New == "":
+		return fmt.Sprintf("- %s %s: %s%s", l.Kind, l.Name, l.Old, grown)
+	}
+	return fmt.Sprintf("~ %s %s: %s -> %s%s", l.Kind, l.Name, l.Old, l.New, grown)
+}
+
+func signed(n int64) string {
+	if n > 0 {
+		return "+" + size(n)
+	}
+	return size(n)
+}

@@ -1,0 +1,103 @@
+package container
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// closures are known beforehand.
+type closures map[string][]Item
+
+func (c closures) Closure(_ context.Context, item string) ([]Item, error) { return c[item], nil }
+
+// activation is what (gnu system shadow) writes, as far as it matters.
+const activation = `#!/gnu/store/guile
+!#
+(eval-when (expand) 1)(begin (use-modules (gnu build activation)) (activate-users+groups
+ (map sexp->user-account (list (quasiquote ("root" 0 "root" () "Administrator" "/root" #t (unquote "bash") "" #f))
+  (quasiquote ("nobody" 65534 "nogroup" () "" "/nonexistent" #f (unquote "nologin") #f #t)) EXTRA
+  (quasiquote ("keeper" #f "keeper" () "" "/var" #f (unquote "nologin") #f #t))
+  (quasiquote ("alice" #f "users" () "" "/home/alice" #t (unquote "bash") #f #f))))
+ (map sexp->user-group (list (list "root" #f 0 #t) (list "wheel" #f #f #t) (list "tty" #f 996 #t) (list "users" #f #f #t)))))
+`
+
+// system makes a store of one system and returns its script.
+func (c closures) system(t *testing.T, extra string, items ...Item) string {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "abc-activate-service.scm")
+	if err := os.WriteFile(file, []byte(strings.Replace(activation, "EXTRA", extra, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "abc-run-container")
+	c[name] = append([]Item{{file, 1000}, {name, 1000}}, items...)
+	return name
+}
+
+func TestDiff(t *testing.T) {
+	c := closures{}
+	old := &Generation{
+		Script: c.system(t, "", Item{"/gnu/store/a-hello-2.10", 5 << 20}, Item{"/gnu/store/b-gone-1", 2048},
+			Item{"/gnu/store/b-same-1", 2048}, Item{"/gnu/store/x-shepherd-web.scm", 10}),
+		Shares:      []Mount{{Name: "state", Source: "/cd/state", Target: "/state"}},
+		Environment: Environment{Name: "cd", Settings: map[string]string{"PORT": "80", "DEBUG": "1"}, Secrets: []Secret{{Name: "key", File: "/cd/key"}}},
+		Channels:    []Channel{{Name: "guix", Commit: "aaa"}, {Name: "same", Commit: "ccc"}},
+	}
+	new := &Generation{
+		Script: c.system(t, `(quasiquote ("web" #f "web" () "" "/var" #f (unquote "nologin") #f #t))`,
+			Item{"/gnu/store/c-hello-2.12", 6 << 20}, Item{"/gnu/store/d-same-1", 2049}, Item{"/gnu/store/e-shepherd-mail.scm", 10}),
+		Shares:      []Mount{{Name: "state", Source: "/production/state", Target: "/state"}},
+		Environment: Environment{Name: "production", Settings: map[string]string{"PORT": "81"}, Secrets: []Secret{{Name: "key", File: "/p/key"}}},
+		Channels:    []Channel{{Name: "guix", Commit: "bbb"}, {Name: "same", Commit: "ccc"}},
+	}
+	d, err := Diff(t.Context(), c, old, new)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	d.WriteTo(&text)
+	want := `~ mount state: /cd/state at /state, writable -> /production/state at /state, writable
+~ binding environment: cd -> production
+- setting DEBUG: 1
+~ setting PORT: 80 -> 81
+~ secret key: /cd/key, for 0:0 -> /p/key, for 0:0
+~ channel guix: aaa -> bbb
+- package gone: 1 (-2 KiB)
+~ package hello: 2.10 -> 2.12 (+1 MiB)
++ service mail: /gnu/store/e-shepherd-mail.scm
+- service web: /gnu/store/x-shepherd-web.scm
+~ user keeper: 999 -> 998
++ user web: 999
+`
+	if diff := cmp.Diff(want, text.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if d.OnlyBindings() {
+		t.Error("only bindings?")
+	}
+	new.Script, new.Channels = old.Script, old.Channels
+	if d, err = Diff(t.Context(), c, old, new); err != nil || !d.OnlyBindings() || len(d.Lines) != 5 {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+// Numbers are given as (gnu build accounts) does.
+func TestAllocate(t *testing.T) {
+	c := closures{}
+	s, err := ReadSystem(t.Context(), c, c.system(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(IDs{"root": 0, "nobody": 65534, "keeper": 999, "alice": 1000}, s.Users); diff != "" {
+		t.Error(diff)
+	}
+	// wheel is before tty, which asks for 996; users goes on from there
+	if diff := cmp.Diff(IDs{"root": 0, "wheel": 999, "tty": 996, "users": 995}, s.Groups); diff != "" {
+		t.Error(diff)
+	}
+}
