@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/channel/channeltest"
@@ -355,7 +357,66 @@ var stories = []story{
 		s.odd(channeltest.CommitOptions{Key: rita, Signature: channeltest.Signature{Hash: crypto.SHA1}})
 	}, ""},
 
+	{"DSA", "", func(s *scene) { s.withKey(channeltest.NewDSAKey("dora")) }, ""},
+	{"DSA and SHA-256", "", func(s *scene) {
+		s.signedWith(channeltest.NewDSAKey("dora"), channeltest.Signature{Hash: crypto.SHA256})
+	}, ""},
+	{"DSA and RIPEMD-160", "", func(s *scene) {
+		s.signedWith(channeltest.NewDSAKey("dora"), channeltest.Signature{Hash: crypto.RIPEMD160})
+	}, ""},
+	{"DSA and SHA-1", channel.WeakHash, func(s *scene) { s.signedWith(channeltest.NewDSAKey("dora"), channeltest.Signature{Hash: crypto.SHA1}) }, ""},
+	{"DSA, tampered", channel.BadSignature, func(s *scene) {
+		s.allow(channeltest.NewDSAKey("dora"))
+		s.odd(channeltest.CommitOptions{Key: channeltest.NewDSAKey("dora"), Message: "Pay.", Forge: func(raw []byte) []byte {
+			return bytes.Replace(raw, []byte("Pay."), []byte("Pax."), 1)
+		}})
+	}, ""},
+	{"RIPEMD-160", "", func(s *scene) { s.signed(channeltest.Signature{Hash: crypto.RIPEMD160}) }, ""},
+	{"RSA and RIPEMD-160", "", func(s *scene) { s.signedWith(rsaKey("rita", 2048), channeltest.Signature{Hash: crypto.RIPEMD160}) }, ""},
+	{"RSA and SHA-224", "", func(s *scene) { s.signedWith(rsaKey("rita", 2048), channeltest.Signature{Hash: crypto.SHA224}) }, ""},
+	{"RSA and SHA-384", "", func(s *scene) { s.signedWith(rsaKey("rita", 2048), channeltest.Signature{Hash: crypto.SHA384}) }, ""},
+	{"RSA of 1024 bits", "", func(s *scene) { s.signedWith(rsaKey("rita", 1024), channeltest.Signature{}) }, ""},
+	{"RSA, tampered", channel.BadSignature, func(s *scene) {
+		rita := rsaKey("rita", 2048)
+		s.allow(rita)
+		s.odd(channeltest.CommitOptions{Key: rita, Message: "Pay.", Forge: func(raw []byte) []byte {
+			return bytes.Replace(raw, []byte("Pay."), []byte("Pax."), 1)
+		}})
+	}, ""},
+	{"version 3", "", func(s *scene) { s.signed(channeltest.Signature{Version3: true}) }, ""},
+	{"version 3 and RSA", "", func(s *scene) { s.signedWith(rsaKey("rita", 2048), channeltest.Signature{Version3: true}) }, ""},
+	{"version 3 and SHA-1", channel.WeakHash, func(s *scene) { s.signed(channeltest.Signature{Version3: true, Hash: crypto.SHA1}) }, ""},
+	{"version 3 of text", channel.UnsupportedSignature, func(s *scene) { s.signed(channeltest.Signature{Version3: true, Type: 1}) }, ""},
+	{"an expired key", "", func(s *scene) {
+		k := channeltest.NewKey("ex")
+		k.Lifetime = time.Second
+		s.withKey(k)
+	}, ""},
+	{"a revoked key", "", func(s *scene) {
+		k := channeltest.NewKey("re")
+		k.Revoked, k.RevokedReason = longAgo, 2
+		s.withKey(k)
+	}, ""},
+	{"a key not for signing", "", func(s *scene) {
+		k := channeltest.NewKey("cert")
+		k.Flags = 1
+		s.withKey(k)
+	}, ""},
+	{"a stolen subkey", "", func(s *scene) {
+		main, sub := channeltest.NewKey("main"), channeltest.NewKey("sub")
+		sub.Unbound = true
+		main.AddSubkey(sub)
+		s.must(s.repo.Keyring("keyring", main))
+		s.authorize(alice, sub)
+		s.commit("master", sub, nil)
+	}, ""},
+	{"a date in the future", "", func(s *scene) {
+		s.odd(channeltest.CommitOptions{When: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)})
+	}, ""},
+
 	// Commit objects.
+	{"an unknown header twice", "", func(s *scene) { s.odd(channeltest.CommitOptions{Headers: "HG:extra x\nHG:extra y\n"}) }, ""},
+	{"encoding twice", "", func(s *scene) { s.odd(channeltest.CommitOptions{Headers: "encoding UTF-8\nencoding latin1\n"}) }, ""},
 	{"Latin-1 message", channel.BadSignature, func(s *scene) {
 		s.odd(channeltest.CommitOptions{Message: "Caf\xe9.", Headers: "encoding ISO-8859-1\n"})
 	}, ""},
@@ -490,20 +551,46 @@ var stories = []story{
 	}, ""},
 }
 
-// withKey authorizes a new key and lets it sign.
-func (s *scene) withKey(k *channeltest.Key) {
+var longAgo = time.Date(2024, 1, 1, 0, 0, 30, 0, time.UTC)
+
+// allow puts a key in the keyring and authorizes it.
+func (s *scene) allow(k *channeltest.Key) {
 	s.t.Helper()
 	s.must(s.repo.Keyring("keyring", k))
 	s.authorize(alice, k)
+}
+
+// signedWith authorizes a new key and lets it sign in that way.
+func (s *scene) signedWith(k *channeltest.Key, how channeltest.Signature) {
+	s.t.Helper()
+	s.allow(k)
+	s.odd(channeltest.CommitOptions{Key: k, Signature: how})
+}
+
+// withKey authorizes a new key and lets it sign.
+func (s *scene) withKey(k *channeltest.Key) {
+	s.t.Helper()
+	s.allow(k)
 	s.commit("master", k, nil)
 }
 
+// rsaKeys has one key per size, which all names share: they take long to make.
+var (
+	rsaKeysMu sync.Mutex // guards rsaKeys
+	rsaKeys   = map[int]*channeltest.Key{}
+)
+
 func rsaKey(name string, bits int) *channeltest.Key {
-	k, err := channeltest.NewRSAKey(name, bits)
-	if err != nil {
-		panic(err)
+	rsaKeysMu.Lock()
+	defer rsaKeysMu.Unlock()
+	if rsaKeys[bits] == nil {
+		k, err := channeltest.NewRSAKey(name, bits)
+		if err != nil {
+			panic(err)
+		}
+		rsaKeys[bits] = k
 	}
-	return k
+	return rsaKeys[bits]
 }
 
 // unsign removes the signature of a commit.

@@ -26,10 +26,18 @@ type Key struct {
 	algo    byte   // OpenPGP's number
 	sign    func(hash crypto.Hash, digest []byte) (mpis []byte, err error)
 	subkeys []*Key
+
+	// What the owner says about the key in its public key block.
+	Lifetime      time.Duration // 0 is for ever
+	Flags         byte          // what it may be used for; 0 means signing
+	Revoked       time.Time     // zero means it is not
+	RevokedReason byte          // OpenPGP's number
+	Unbound       bool          // as a subkey, it does not acknowledge its primary key
 }
 
 const (
 	algoRSA   = 1
+	algoDSA   = 17
 	algoEdDSA = 22
 )
 
@@ -61,6 +69,9 @@ func NewRSAKey(name string, bits int) (*Key, error) {
 	exponent := binary.BigEndian.AppendUint32(nil, uint32(private.E))
 	k.setBody(append(mpi(private.N.Bytes()), mpi(exponent)...))
 	k.sign = func(hash crypto.Hash, digest []byte) ([]byte, error) {
+		if hash == crypto.RIPEMD160 { // for which OpenPGP has another identifier than Go
+			hash, digest = 0, append([]byte("\x30\x21\x30\x09\x06\x05\x2b\x24\x03\x02\x01\x05\x00\x04\x14"), digest...)
+		}
 		signature, err := rsa.SignPKCS1v15(nil, private, hash, digest)
 		return mpi(signature), err
 	}
@@ -88,22 +99,75 @@ func (k *Key) Fingerprint() channel.Fingerprint {
 // signature that binds them, then the subkeys.
 func (k *Key) Public() ([]byte, error) {
 	owner := k.Name + " <" + strings.ReplaceAll(k.Name, " ", ".") + "@example.org>"
-	key := append(binary.BigEndian.AppendUint16([]byte{0x99}, uint16(len(k.body))), k.body...)
-	certified := binary.BigEndian.AppendUint32(append(slices.Clone(key), 0xb4), uint32(len(owner)))
-	certificate, err := k.signature(append(certified, owner...), Signature{Type: 0x13})
+	revocation, err := k.revocation(k)
 	if err != nil {
 		return nil, err
 	}
-	block := slices.Concat(packet(6, k.body), packet(13, []byte(owner)), certificate)
+	certified := binary.BigEndian.AppendUint32(append(k.hashed(), 0xb4), uint32(len(owner)))
+	certificate, err := k.signature(append(certified, owner...), Signature{Type: 0x13, Hashed: k.usage()})
+	if err != nil {
+		return nil, err
+	}
+	block := slices.Concat(packet(6, k.body), revocation, packet(13, []byte(owner)), certificate)
 	for _, sub := range k.subkeys {
-		bound := binary.BigEndian.AppendUint16(append(slices.Clone(key), 0x99), uint16(len(sub.body)))
-		binding, err := k.signature(append(bound, sub.body...), Signature{Type: 0x18})
+		binding, err := k.binding(sub)
 		if err != nil {
 			return nil, err
 		}
 		block = append(append(block, packet(14, sub.body)...), binding...)
 	}
 	return block, nil
+}
+
+// hashed returns the bytes that stand for the key in certificates.
+func (k *Key) hashed() []byte {
+	return append(binary.BigEndian.AppendUint16([]byte{0x99}, uint16(len(k.body))), k.body...)
+}
+
+// usage returns the subpackets about how long and for what the key may be used.
+func (k *Key) usage() []byte {
+	flags := k.Flags
+	if flags == 0 {
+		flags = 0x02
+	}
+	usage := Subpacket(27, []byte{flags})
+	if k.Lifetime != 0 {
+		usage = append(usage, Subpacket(9, binary.BigEndian.AppendUint32(nil, uint32(k.Lifetime.Seconds())))...)
+	}
+	return usage
+}
+
+// revocation returns the signature by which k revokes itself or a subkey, if it does.
+func (k *Key) revocation(of *Key) ([]byte, error) {
+	if of.Revoked.IsZero() {
+		return nil, nil
+	}
+	how := Signature{Type: 0x20, When: of.Revoked, Hashed: Subpacket(29, []byte{of.RevokedReason})}
+	about := k.hashed()
+	if of != k {
+		how.Type = 0x28
+		about = append(about, of.hashed()...)
+	}
+	return k.signature(about, how)
+}
+
+// binding returns the signatures that stand after a subkey.
+func (k *Key) binding(sub *Key) ([]byte, error) {
+	both := append(k.hashed(), sub.hashed()...)
+	how := Signature{Type: 0x18, Hashed: sub.usage()}
+	if !sub.Unbound {
+		body, err := sub.signatureBody(both, Signature{Type: 0x19})
+		if err != nil {
+			return nil, err
+		}
+		how.Unhashed = longSubpacket(32, body)
+	}
+	binding, err := k.signature(both, how)
+	if err != nil {
+		return nil, err
+	}
+	revocation, err := k.revocation(sub)
+	return append(revocation, binding...), err
 }
 
 // ArmoredPublic is Public as the text of a .key file.
@@ -124,6 +188,8 @@ type Signature struct {
 	NoIssuer, NoFingerprint bool
 	// Issuer, if any, is the key the signature says it is from.
 	Issuer *Key
+	// Version3 makes a signature of the old version 3, which has no subpackets.
+	Version3 bool
 }
 
 var hashNumbers = map[crypto.Hash]byte{
@@ -138,11 +204,20 @@ func (k *Key) Sign(data []byte, how Signature) (string, error) {
 }
 
 func (k *Key) signature(data []byte, how Signature) ([]byte, error) {
+	body, err := k.signatureBody(data, how)
+	return packet(2, body), err
+}
+
+// signatureBody returns the signature without the head of its packet.
+func (k *Key) signatureBody(data []byte, how Signature) ([]byte, error) {
 	if how.Hash == 0 {
 		how.Hash = crypto.SHA512
 	}
 	if !how.Hash.Available() {
 		return nil, errors.New("sign: the hash function is not linked in")
+	}
+	if how.Version3 {
+		return k.version3(data, how)
 	}
 	hashed, unhashed := k.subpackets(how)
 	head := []byte{4, how.Type, k.algo, hashNumbers[how.Hash]}
@@ -159,20 +234,37 @@ func (k *Key) signature(data []byte, how Signature) ([]byte, error) {
 	}
 	body := binary.BigEndian.AppendUint16(head, uint16(len(unhashed)))
 	body = append(append(body, unhashed...), digest[:2]...)
-	return packet(2, append(body, mpis...)), nil
+	return append(body, mpis...), nil
+}
+
+func (k *Key) version3(data []byte, how Signature) ([]byte, error) {
+	signed := binary.BigEndian.AppendUint32([]byte{how.Type}, uint32(how.time().Unix()))
+	h := how.Hash.New()
+	h.Write(data)
+	h.Write(signed)
+	digest := h.Sum(nil)
+	mpis, err := k.sign(how.Hash, digest)
+	if err != nil {
+		return nil, err
+	}
+	f := k.Fingerprint()
+	return slices.Concat([]byte{3, 5}, signed, f[12:], []byte{k.algo, hashNumbers[how.Hash]}, digest[:2], mpis), nil
+}
+
+func (s Signature) time() time.Time {
+	if s.When.IsZero() {
+		return keyTime
+	}
+	return s.When
 }
 
 func (k *Key) subpackets(how Signature) (hashed, unhashed []byte) {
-	when := how.When
-	if when.IsZero() {
-		when = keyTime
-	}
 	issuer := how.Issuer
 	if issuer == nil {
 		issuer = k
 	}
 	f := issuer.Fingerprint()
-	hashed = Subpacket(2, binary.BigEndian.AppendUint32(nil, uint32(when.Unix())))
+	hashed = Subpacket(2, binary.BigEndian.AppendUint32(nil, uint32(how.time().Unix())))
 	if !how.NoFingerprint {
 		hashed = append(hashed, Subpacket(33, append([]byte{4}, f[:]...))...)
 	}
@@ -185,6 +277,12 @@ func (k *Key) subpackets(how Signature) (hashed, unhashed []byte) {
 // Subpacket returns a signature subpacket; 0x80 added to its number makes it critical.
 func Subpacket(number byte, data []byte) []byte {
 	return append([]byte{byte(len(data) + 1), number}, data...)
+}
+
+// longSubpacket is for data of more than 190 bytes.
+func longSubpacket(number byte, data []byte) []byte {
+	head := binary.BigEndian.AppendUint32([]byte{0xff}, uint32(len(data)+1))
+	return append(append(head, number), data...)
 }
 
 func packet(tag byte, body []byte) []byte {
