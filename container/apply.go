@@ -31,7 +31,7 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	if was.runs(d.generation(rev)) && !rev.Force {
 		return was.current, nil
 	}
-	next, err := d.admit(ctx, rev)
+	next, err := d.admit(ctx, rev, was)
 	if err != nil {
 		d.tell(rev, next, WasRefused, err)
 		return nil, d.failed(Refused, err)
@@ -130,17 +130,27 @@ func (d *Deployment) generation(rev Revision) *Generation {
 }
 
 // admit makes the revision a generation, rooted, if nothing speaks against trying it.
-func (d *Deployment) admit(ctx context.Context, rev Revision) (*Generation, error) {
+func (d *Deployment) admit(ctx context.Context, rev Revision, was standing) (*Generation, error) {
 	g := d.generation(rev)
-	if err := d.preflight(g); err != nil {
+	if err := d.preflight(ctx, g, was); err != nil {
 		return g, err
 	}
-	if old, err := d.rejected(rev.Script); err != nil {
+	if err := d.permit(rev, g); err != nil {
 		return g, err
-	} else if old != nil && !rev.Force {
-		return g, &RejectedError{Generation: old}
 	}
 	return g, d.create(ctx, g)
+}
+
+// permit refuses a revision because of what happened before.
+func (d *Deployment) permit(rev Revision, g *Generation) error {
+	if rev.Force {
+		return nil
+	}
+	old, err := d.rejected(g)
+	if err != nil || old == nil {
+		return err
+	}
+	return &RejectedError{Generation: old}
 }
 
 // A RejectedError is a revision that was given up before and is not tried again

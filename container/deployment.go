@@ -32,6 +32,12 @@ type Deployment struct {
 	// Nil keeps no roots: the collector may then delete any generation
 	// that is not running.
 	Root func(ctx context.Context, link, item string) error
+	// Closures tells of what a script needs; nil leaves out of plans and the
+	// preflight what can only be known from that.
+	Closures Closures
+	// MinFree is the space in bytes that must be free on every disk that is going to be
+	// written to; 0 means 256 MiB.
+	MinFree int64
 	// StartTimeout limits the time until the container's first process exists;
 	// 0 means one minute.
 	StartTimeout time.Duration
@@ -52,6 +58,9 @@ type Mount struct {
 	Name   string `json:"name,omitempty"`
 	Source string `json:"source"`           // on the host
 	Target string `json:"target,omitempty"` // in the container; empty means the same as Source
+	// Owner is the account of the container, or a number, to which a writable mount
+	// must belong; empty for whomever.
+	Owner string `json:"owner,omitempty"`
 }
 
 // target returns where the container sees the mount.

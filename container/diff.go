@@ -222,7 +222,7 @@ func splitVersion(name string) (string, string) {
 // size prints a number of bytes for people.
 func size(n int64) string {
 	value, unit := float64(n), "B"
-	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"} {
 		if value < 1024 && value > -1024 {
 			break
 		}

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,27 +9,51 @@ import (
 	"strings"
 )
 
-// preflight returns why the generation must not be tried. Everything here
-// is something that run-container accepts and that then ends badly.
-func (d *Deployment) preflight(g *Generation) error {
+// A RefusalError is something that run-container accepts and that then ends badly.
+type RefusalError struct {
+	Check string // a word: script, mount, environment, port, state, ids, owner, disk, namespaces, privilege
+	Err   error
+}
+
+func (e *RefusalError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *RefusalError) Unwrap() error { return e.Err }
+
+// preflight returns why the generation must not be tried in the place of what there is,
+// each reason being a *[RefusalError].
+func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing) error {
 	var errs []error
-	if !d.unprivileged && os.Geteuid() != 0 {
-		errs = append(errs, errors.New("only root can give a container its range of users: run as root"))
-	}
-	errs = append(errs, checkScript(g.Script), g.Environment.check())
-	targets := make(map[string]string)
-	if e := g.Environment; !e.isEmpty() {
-		targets[filepath.Clean(e.mount("").Target)] = "the environment's files"
-	}
-	for _, m := range append(append([]Mount(nil), g.Shares...), g.Exposes...) {
-		errs = append(errs, checkMount(m))
-		target := filepath.Clean(m.target())
-		if other, ok := targets[target]; ok {
-			errs = append(errs, fmt.Errorf("mounts of %q and %q are both at %q: one would hide the other", other, m.Source, target))
+	refuse := func(check string, err error) {
+		if err != nil {
+			errs = append(errs, &RefusalError{check, err})
 		}
-		targets[target] = m.Source
+	}
+	if !d.unprivileged {
+		refuse("privilege", checkPrivilege())
+		refuse("namespaces", checkNamespaces())
+	}
+	refuse("script", checkScript(g.Script))
+	refuse("environment", g.Environment.check())
+	for _, m := range append(append([]Mount(nil), g.Shares...), g.Exposes...) {
+		refuse("mount", checkMount(m))
+	}
+	refuse("mount", checkTargets(g))
+	refuse("port", checkPorts(g, was))
+	refuse("state", d.checkState(g))
+	refuse("disk", d.checkDisk(g))
+	if len(errs) == 0 { // else there may be nothing to read
+		check, err := d.checkAccounts(ctx, g, was)
+		refuse(check, err)
 	}
 	return errors.Join(errs...)
+}
+
+func checkPrivilege() error {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can give a container its range of users: run as root")
+	}
+	return nil
 }
 
 func checkScript(name string) error {
@@ -41,6 +66,13 @@ func checkScript(name string) error {
 	}
 	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		return fmt.Errorf("script %q cannot be executed", name)
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("script: %w", err)
+	}
+	if !strings.Contains(string(text), "pid-file") {
+		return fmt.Errorf("script %q has no option --pid-file: it is of an older Guix, build it with a current one", name)
 	}
 	return nil
 }
@@ -58,10 +90,17 @@ func checkMount(m Mount) error {
 			return fmt.Errorf("mount %q has an equals sign in its name, at which run-container would cut it", name)
 		}
 	}
-	if _, err := os.Stat(m.Source); err != nil {
+	info, err := os.Stat(m.Source)
+	if err != nil {
 		// The script leaves such a mount out without a word, the service writes to
 		// memory instead, and all is lost when the container stops.
 		return fmt.Errorf("mount source does not exist: %w", err)
+	}
+	if !info.IsDir() {
+		// The mount is of what the name means now: a file that is replaced by renaming, as
+		// most are, and a socket that is bound again stay the old ones inside.
+		return fmt.Errorf("mount %q is a %s, not a directory: the container would go on seeing the old one when it is replaced; mount the directory it is in",
+			m.Source, kindOfFile(info))
 	}
 	for _, name := range emptied {
 		if filepath.Clean(m.target()) == name {
@@ -71,15 +110,40 @@ func checkMount(m Mount) error {
 	return nil
 }
 
-// rejected returns the generation of the same script that was given up, nil for none.
-func (d *Deployment) rejected(script string) (*Generation, error) {
+func kindOfFile(info os.FileInfo) string {
+	if info.Mode()&os.ModeSocket != 0 {
+		return "socket"
+	}
+	return "file"
+}
+
+// checkTargets looks for mounts in the same place.
+func checkTargets(g *Generation) error {
+	targets := make(map[string]string)
+	if e := g.Environment; !e.isEmpty() {
+		targets[filepath.Clean(e.mount("").Target)] = "the environment's files"
+	}
+	var errs []error
+	for _, m := range append(append([]Mount(nil), g.Shares...), g.Exposes...) {
+		target := filepath.Clean(m.target())
+		if other, ok := targets[target]; ok {
+			errs = append(errs, fmt.Errorf("mounts of %q and %q are both at %q: one would hide the other", other, m.Source, target))
+		}
+		targets[target] = m.Source
+	}
+	return errors.Join(errs...)
+}
+
+// rejected returns the generation of the same script in the same environment
+// that was given up, nil for none.
+func (d *Deployment) rejected(like *Generation) (*Generation, error) {
 	all, err := d.Generations()
 	if err != nil {
 		return nil, err
 	}
 	var found *Generation
 	for _, g := range all {
-		if g.Script == script {
+		if g.Script == like.Script && g.Bindings() == like.Bindings() {
 			found = g // the last attempt is what counts
 		}
 	}

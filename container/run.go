@@ -36,7 +36,7 @@ func (d *Deployment) startCurrent(ctx context.Context) (*Instance, error) {
 	if was.current == nil {
 		return nil, errNothing
 	}
-	if err := d.preflight(was.current); err != nil {
+	if err := d.preflight(ctx, was.current, was); err != nil {
 		return nil, err
 	}
 	in, err := d.bring(ctx, was.current, 0)

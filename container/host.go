@@ -1,0 +1,257 @@
+package container
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// checkNamespaces makes namespaces as run-container is going to, of a process that
+// ends at once. There are many ways of forbidding them, and this asks the one who decides.
+func checkNamespaces() error {
+	program, err := exec.LookPath("true")
+	if err != nil {
+		return nil // it would be asked for nothing else
+	}
+	cmd := exec.Command(program)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+	}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("the kernel forbids user namespaces here: %v; see user.max_user_namespaces, kernel.unprivileged_userns_clone, AppArmor", err)
+	}
+	return nil
+}
+
+// checkPorts tries to listen on the ports. Those that the container to be replaced was
+// given become free.
+func checkPorts(g *Generation, was standing) error {
+	var errs []error
+	for _, port := range g.Environment.Ports {
+		if was.running != nil && slices.Contains(was.running.Generation.Environment.Ports, port) {
+			continue
+		}
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("port %d cannot be used: %w", port, err))
+			continue
+		}
+		l.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// checkState looks for another container, ours or not, that may write where
+// this one may: two services that keep their state in one place destroy it.
+func (d *Deployment) checkState(g *Generation) error {
+	var errs []error
+	for _, pid := range pids() {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			continue
+		}
+		shares, ours := d.sharesIn(line)
+		if ours {
+			continue
+		}
+		for _, m := range g.Shares {
+			for _, other := range shares {
+				if overlap(m.Source, other) {
+					errs = append(errs, fmt.Errorf("container of launcher %d writes to %q: it and this one would destroy what they keep in %q", pid, other, m.Source))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sharesIn returns the writable mounts of a run-container's command line;
+// ours is true if it is one of this deployment.
+func (d *Deployment) sharesIn(line []byte) (shares []string, ours bool) {
+	launcher := false
+	for argument := range bytes.SplitSeq(line, []byte{0}) {
+		name, value, _ := strings.Cut(string(argument), "=")
+		switch name {
+		case "--share":
+			source, _, _ := strings.Cut(value, "=")
+			shares = append(shares, source)
+		case "--pid-file":
+			launcher = true
+			ours = ours || strings.HasPrefix(value, d.path("generations")+"/")
+		}
+		launcher = launcher || strings.HasSuffix(name, "-run-container")
+	}
+	if !launcher {
+		return nil, false
+	}
+	return shares, ours
+}
+
+// overlap reports whether one directory is, or is within, the other.
+func overlap(a, b string) bool {
+	a, b = resolve(a)+"/", resolve(b)+"/"
+	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
+}
+
+func resolve(name string) string {
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		name = real
+	}
+	return strings.TrimSuffix(filepath.Clean(name), "/")
+}
+
+const defaultMinFree = 256 << 20
+
+// checkDisk wants free space where something is going to be written: the state
+// directory, which holds the launcher's temporary files, too, the writable mounts, and
+// the store.
+func (d *Deployment) checkDisk(g *Generation) error {
+	want := cmp.Or(d.MinFree, defaultMinFree)
+	places := map[string]string{"state directory": d.Dir, "store": filepath.Dir(g.Script)}
+	for _, m := range g.Shares {
+		places["mount "+m.Source] = m.Source
+	}
+	var errs []error
+	for what, name := range places {
+		var st unix.Statfs_t
+		if err := unix.Statfs(name, &st); err != nil {
+			continue // that it is not there is another check's
+		}
+		if free := int64(st.Bavail) * st.Bsize; free < want {
+			errs = append(errs, fmt.Errorf("disk of %s (%s) has only %s free, less than %s", what, name, size(free), size(want)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkAccounts compares the numbers of accounts with who owns what is kept.
+// Its first result is the name of the check that fails.
+func (d *Deployment) checkAccounts(ctx context.Context, g *Generation, was standing) (string, error) {
+	if d.Closures == nil {
+		return "", nil
+	}
+	next, err := ReadSystem(ctx, d.Closures, g.Script)
+	if err != nil {
+		return "script", err
+	}
+	if err := checkOwners(g, next); err != nil {
+		return "owner", err
+	}
+	users, groups, err := d.accountsBefore(ctx, was)
+	if err != nil {
+		d.log().Warn("cannot compare account numbers", "error", err)
+		return "", nil
+	}
+	moved := shifts{users: shifted(users, next.Users), groups: shifted(groups, next.Groups)}
+	return "ids", moved.check(g.Shares)
+}
+
+// accountsBefore asks the running container, or else the store.
+func (d *Deployment) accountsBefore(ctx context.Context, was standing) (users, groups IDs, err error) {
+	if was.running != nil {
+		if users, groups, err = accountsOf(was.running.Process); err == nil {
+			return users, groups, nil
+		}
+	}
+	if was.current == nil {
+		return nil, nil, nil
+	}
+	s, err := ReadSystem(ctx, d.Closures, was.current.Script)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.Users, s.Groups, nil
+}
+
+func checkOwners(g *Generation, s *System) error {
+	var errs []error
+	for _, m := range g.Shares {
+		if m.Owner == "" {
+			continue
+		}
+		want, known := s.Users[m.Owner]
+		if n, err := strconv.Atoi(m.Owner); err == nil {
+			want, known = n, true
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(m.Source, &st); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		switch {
+		case !known:
+			errs = append(errs, fmt.Errorf("mount %q should belong to %s, and the system has no such account", m.Source, m.Owner))
+		case int(st.Uid) != want:
+			errs = append(errs, fmt.Errorf("mount %q belongs to user %d, and should to %s, who is user %d in the container", m.Source, st.Uid, m.Owner, want))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// shifts are the numbers that have changed hands, with the account they had.
+type shifts struct{ users, groups map[int]string }
+
+// shifted returns the numbers that accounts of both had and no longer have.
+func shifted(old, new IDs) map[int]string {
+	moved := make(map[int]string)
+	for name, id := range old {
+		if now, ok := new[name]; ok && now != id {
+			moved[id] = fmt.Sprintf("%s, who would be %d", name, now)
+		}
+	}
+	return moved
+}
+
+// mostFiles bounds how much of a mount is looked at.
+const mostFiles = 100_000
+
+// check looks for files of accounts whose number would change: they would
+// belong to nobody, or to somebody else.
+func (s shifts) check(mounts []Mount) error {
+	if len(s.users)+len(s.groups) == 0 {
+		return nil
+	}
+	for _, m := range mounts {
+		seen := 0
+		err := filepath.WalkDir(m.Source, func(name string, _ fs.DirEntry, err error) error {
+			if seen++; err != nil || seen > mostFiles {
+				return fs.SkipAll
+			}
+			return s.checkFile(name)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s shifts) checkFile(name string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(name, &st); err != nil {
+		return nil // it has just gone
+	}
+	const advice = "give the account a fixed number in the operating system"
+	if who, ok := s.users[int(st.Uid)]; ok {
+		return fmt.Errorf("%s belongs to user %d, which is %s: %s", name, st.Uid, who, advice)
+	}
+	if who, ok := s.groups[int(st.Gid)]; ok {
+		return fmt.Errorf("%s belongs to group %d, which is %s: %s", name, st.Gid, who, advice)
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// A Plan is what [Deployment.Apply] would do.
+type Plan struct {
+	// Next is the generation it would make, without a number yet.
+	Next *Generation `json:"next"`
+	// Current is what it would replace; nil for nothing.
+	Current *Generation `json:"current,omitempty"`
+	// Nothing is true when Next is just what runs.
+	Nothing bool `json:"nothing"`
+	// Difference is from Current; nil without one.
+	Difference *Difference `json:"difference,omitempty"`
+	// Refusals are why it would be refused; empty if it would be tried.
+	Refusals []Refusal `json:"refusals,omitempty"`
+}
+
+// A Refusal is a [RefusalError], or another reason, as text.
+type Refusal struct {
+	Check  string `json:"check"`
+	Reason string `json:"reason"`
+}
+
+// Plan says what Apply would do, and changes nothing.
+func (d *Deployment) Plan(ctx context.Context, rev Revision) (*Plan, error) {
+	p, err := d.plan(ctx, rev)
+	if err != nil {
+		return nil, fmt.Errorf("plan %s: %w", d.Name, err)
+	}
+	return p, nil
+}
+
+func (d *Deployment) plan(ctx context.Context, rev Revision) (*Plan, error) {
+	was, err := d.look()
+	if err != nil {
+		return nil, err
+	}
+	next := d.generation(rev)
+	p := &Plan{Next: next, Current: was.current, Nothing: was.runs(next) && !rev.Force}
+	if p.Nothing {
+		p.Difference = &Difference{SameScript: true}
+		return p, nil
+	}
+	p.refuse(d.preflight(ctx, next, was))
+	p.refuse(d.permit(rev, next))
+	if p.Current == nil {
+		return p, nil
+	}
+	closures := d.Closures
+	if checkScript(next.Script) != nil {
+		closures = nil // refused, and not there to be looked at
+	}
+	p.Difference, err = Diff(ctx, closures, p.Current, next)
+	return p, err
+}
+
+// look is [Deployment.settle] for somebody who may not touch anything.
+func (d *Deployment) look() (standing, error) {
+	current, err := d.Current()
+	if err != nil || current == nil {
+		return standing{}, err
+	}
+	r, err := d.readRecord()
+	if err != nil || r == nil {
+		return standing{current: current}, err
+	}
+	in, err := d.instance(r)
+	if err != nil || !in.Alive() || current.Number != r.Generation {
+		return standing{current: current, wanted: true}, err
+	}
+	return standing{current, in, true}, nil
+}
+
+// refuse takes the reasons apart.
+func (p *Plan) refuse(err error) {
+	if err == nil {
+		return
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			p.refuse(e)
+		}
+		return
+	}
+	r := Refusal{Check: "revision", Reason: err.Error()}
+	var refusal *RefusalError
+	if errors.As(err, &refusal) {
+		r.Check = refusal.Check
+	}
+	p.Refusals = append(p.Refusals, r)
+}
+
+// WriteTo prints the plan for people.
+func (p *Plan) WriteTo(w io.Writer) (int64, error) {
+	var text strings.Builder
+	switch {
+	case p.Nothing:
+		fmt.Fprintf(&text, "generation %d is just that, and runs: nothing to do\n", p.Current.Number)
+	case p.Current == nil:
+		fmt.Fprintf(&text, "the first generation: %s\n", p.Next.Script)
+	default:
+		fmt.Fprintf(&text, "replace generation %d by %s\n", p.Current.Number, p.Next.Script)
+		p.Difference.WriteTo(&text)
+	}
+	for _, r := range p.Refusals {
+		fmt.Fprintf(&text, "! %s: %s\n", r.Check, r.Reason)
+	}
+	n, err := io.WriteString(w, text.String())
+	return int64(n), err
+}

@@ -1,0 +1,239 @@
+package container
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// wantRefusal checks that both Plan and Apply refuse for that reason alone, and that nothing
+// has been touched.
+func wantRefusal(t *testing.T, d *Deployment, script, check, says string) {
+	t.Helper()
+	before, _ := d.Running()
+	p, err := d.Plan(t.Context(), Revision{Script: script})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Refusals) != 1 || p.Refusals[0].Check != check || !strings.Contains(p.Refusals[0].Reason, says) {
+		t.Errorf("plan: %+v, want %s: %q", p.Refusals, check, says)
+	}
+	_, err = d.Apply(t.Context(), Revision{Script: script})
+	wantOutcome(t, err, Refused)
+	var refusal *RefusalError
+	if !errors.As(err, &refusal) || refusal.Check != check || !strings.Contains(err.Error(), says) {
+		t.Errorf("apply: %v, want %s: %q", err, check, says)
+	}
+	after, _ := d.Running()
+	if before != nil && (after == nil || after.Process != before.Process) {
+		t.Error("what ran was touched")
+	}
+}
+
+func TestPreflightMounts(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer listenIn(t, dir).Close()
+	for _, c := range []struct {
+		name, says string
+		mount      Mount
+	}{
+		{"missing", "does not exist", Mount{Source: filepath.Join(dir, "data")}},
+		{"file alone", "is a file", Mount{Source: file}},
+		{"socket alone", "is a socket", Mount{Source: filepath.Join(dir, "socket")}},
+		{"at /tmp", "empties or hides", Mount{Source: dir, Target: "/tmp/"}},
+		{"equals sign", "equals sign", Mount{Source: dir, Target: "/a=b"}},
+		{"relative", "not an absolute", Mount{Source: "data"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := testDeployment(t)
+			d.Shares = []Mount{c.mount}
+			wantRefusal(t, d, script(t, d, "works", "status-works.sexp"), "mount", c.says)
+		})
+	}
+	t.Run("two in one place", func(t *testing.T) {
+		d := testDeployment(t)
+		d.Shares = []Mount{{Source: dir, Target: "/x"}}
+		d.Exposes = []Mount{{Source: t.TempDir(), Target: "/x"}}
+		wantRefusal(t, d, script(t, d, "works", "status-works.sexp"), "mount", "hide the other")
+	})
+}
+
+func TestPreflightScript(t *testing.T) {
+	d := testDeployment(t)
+	name := filepath.Join(t.TempDir(), "run-container")
+	wantRefusal(t, d, name, "script", "no such file")
+	if err := os.WriteFile(name, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, d, name, "script", "older Guix")
+}
+
+func TestPreflightPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := testDeployment(t)
+	port := l.Addr().(*net.TCPAddr).Port
+	d.Environment.Ports = []int{port}
+	wantRefusal(t, d, script(t, d, "works", "status-works.sexp"), "port", strconv.Itoa(port)+" cannot be used")
+
+	// a port of the generation to be replaced becomes free
+	l.Close()
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	if l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	two := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	checkRuns(t, d, two)
+}
+
+func TestPreflightState(t *testing.T) {
+	state := t.TempDir()
+	other := testDeployment(t)
+	other.Shares = []Mount{{Source: state, Target: "/state"}}
+	mustApply(t, other, script(t, other, "works", "status-works.sexp"))
+	mustApply(t, other, script(t, other, "works", "status-works.sexp")) // itself is no obstacle
+
+	inner := filepath.Join(state, "inner")
+	if err := os.Mkdir(inner, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(state, link); err != nil {
+		t.Fatal(err)
+	}
+	d := testDeployment(t)
+	for _, source := range []string{state, inner, link, filepath.Dir(state)} {
+		d.Shares = []Mount{{Source: source, Target: "/data"}}
+		wantRefusal(t, d, script(t, d, "works", "status-works.sexp"), "state", "destroy what they keep")
+	}
+	d.Shares, d.Exposes = nil, []Mount{{Source: state}} // looking on is harmless
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+}
+
+func TestPreflightDisk(t *testing.T) {
+	d := testDeployment(t)
+	d.MinFree = 1 << 60
+	works := script(t, d, "works", "status-works.sexp")
+	p, err := d.Plan(t.Context(), Revision{Script: works})
+	if err != nil || len(p.Refusals) == 0 || p.Refusals[0].Check != "disk" || !strings.Contains(p.Refusals[0].Reason, "less than 1 EiB") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, err = d.Apply(t.Context(), Revision{Script: works})
+	wantOutcome(t, err, Refused)
+}
+
+// An account gets another number since one before it is new: what it has written would
+// be somebody else's.
+func TestPreflightIDs(t *testing.T) {
+	c := closures{}
+	d := testDeployment(t)
+	d.Closures = c
+	state := t.TempDir()
+	d.Shares = []Mount{{Source: state, Target: "/state"}}
+	foreseen := func(extra string) string {
+		name := script(t, d, "works", "status-works.sexp")
+		c[name] = c[c.system(t, extra)]
+		return name
+	}
+	const newcomer = `(quasiquote ("web" #f "web" () "" "/var" #f (unquote "nologin") #f #t))`
+	one, two := foreseen(""), foreseen(newcomer)
+	first := mustApply(t, d, one)
+	if err := d.Stop(t.Context()); err != nil { // the stand-in's accounts are this machine's
+		t.Fatal(err)
+	}
+	before := shifts{users: shifted(IDs{"keeper": 999}, IDs{"keeper": 998})}
+	if err := before.check(d.Shares); err != nil {
+		t.Errorf("nothing is kept yet: %v", err)
+	}
+	mine := shifts{users: map[int]string{os.Getuid(): "keeper, who would be 998"}}
+	if err := mine.check(d.Shares); err == nil || !strings.Contains(err.Error(), "fixed number") {
+		t.Errorf("error %v", err)
+	}
+
+	p, err := d.Plan(t.Context(), Revision{Script: two})
+	if err != nil || len(p.Refusals) > 0 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	want := []Line{{Kind: OfUser, Name: "keeper", Old: "999", New: "998"}, {Kind: OfUser, Name: "web", New: "999"}}
+	if diff := cmp.Diff(want, p.Difference.Lines); diff != "" || p.Current.Number != first.Number {
+		t.Error(diff)
+	}
+
+	d.Shares[0].Owner = "keeper"
+	if os.Geteuid() == 0 { // only root can give files away
+		kept := filepath.Join(state, "kept")
+		if err := errors.Join(os.WriteFile(kept, nil, 0o600), os.Chown(state, 998, 0), os.Chown(kept, 999, 0)); err != nil {
+			t.Fatal(err)
+		}
+		wantRefusal(t, d, two, "ids", kept+" belongs to user 999, which is keeper, who would be 998")
+		wantRefusal(t, d, one, "owner", "belongs to user 998")
+	}
+	d.Shares[0].Owner = "nobody-knows"
+	wantRefusal(t, d, two, "owner", "no such account")
+}
+
+// In a user namespace that allows none below it, as a container may be.
+func TestPreflightNamespaces(t *testing.T) {
+	if os.Getenv("STANDIN") == "forbidden" {
+		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+			t.Skipf("cannot forbid namespaces here: %v", err)
+		}
+		if err := checkNamespaces(); err == nil || !strings.Contains(err.Error(), "forbids user namespaces") {
+			t.Errorf("error %v", err)
+		}
+		return
+	}
+	if err := checkNamespaces(); err != nil {
+		t.Fatalf("allowed: %v", err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestPreflightNamespaces$", "-test.v")
+	cmd.Env = append(os.Environ(), "STANDIN=forbidden")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A plan changes nothing, says what would change, and that there is nothing to do.
+func TestPlan(t *testing.T) {
+	d := testDeployment(t)
+	works := script(t, d, "works", "status-works.sexp")
+	p, err := d.Plan(t.Context(), Revision{Script: works})
+	if err != nil || p.Current != nil || p.Nothing || p.Difference != nil || len(p.Refusals) > 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if entries, err := os.ReadDir(d.Dir); err != nil || len(entries) > 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	mustApply(t, d, works)
+	if p, err = d.Plan(t.Context(), Revision{Script: works}); err != nil || !p.Nothing {
+		t.Errorf("%+v, %v", p, err)
+	}
+	d.Environment.Settings = map[string]string{"A": "1"}
+	p, err = d.Plan(t.Context(), Revision{Script: works})
+	var text strings.Builder
+	p.WriteTo(&text)
+	want := "replace generation 1 by " + works + "\n  the same store item\n+ setting A: 1\n"
+	if diff := cmp.Diff(want, text.String()); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}
