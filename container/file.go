@@ -1,0 +1,277 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
+)
+
+// A File is a deployment as it is written down: one system, and an environment for each
+// place where it runs. It is data that looks like Guix, and is never evaluated:
+//
+//	(deployment
+//	 (lock "channels.lock")
+//	 (system (channel "project") (file "deploy/container.scm") (network? #t))
+//	 (probes (all-services) (services "web"))
+//	 (schedule (start-period "90s") (window "10s"))
+//	 (environment "production"
+//	  (mount "state" (source "/srv/state") (target "/var/lib/web") (writable? #t) (owner "web"))
+//	  (settings (URL "https://example.org"))
+//	  (secret "key" (file "/etc/keys/web"))
+//	  (ports 8080)
+//	  (memory "8G")
+//	  (probes (http "http://localhost:8080/" (contains "web 1.")))))
+type File struct {
+	// Lock is the name of a file with locked channels; relative to the deployment file.
+	Lock string
+	// Script is a run-container that was built elsewhere, in the place of Lock and System.
+	Script string
+	System FileSystem
+	// Environments are by name. They hold all that is common to them, too.
+	Environments map[string]*Deployment
+}
+
+// A FileSystem says which file of which channel declares the system.
+type FileSystem struct {
+	Channel, File string
+	Network       bool
+}
+
+// Environment returns what the file says of an environment: a deployment without
+// Name, Dir and what only a program can give.
+func (f *File) Environment(name string) (*Deployment, error) {
+	if d := f.Environments[name]; d != nil {
+		c := *d
+		return &c, nil
+	}
+	return nil, fmt.Errorf("no environment %q; there are %s", name,
+		strings.Join(slices.Sorted(maps.Keys(f.Environments)), ", "))
+}
+
+// ReadFile reads a deployment file. The name is for messages.
+// Mistakes are a *[FileError] or a *[sexp.SyntaxError], both with their place.
+func ReadFile(name string, r io.Reader) (*File, error) {
+	reader := sexp.NewReader(r)
+	reader.File = name
+	v, pos, err := reader.NextAt()
+	if errors.Is(err, io.EOF) {
+		return nil, &FileError{name, reader.Pos(), "there is no (deployment …)"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	top, err := newForm(name, v, pos)
+	if err != nil {
+		return nil, err
+	}
+	if top.key != "deployment" {
+		return nil, &FileError{name, pos, fmt.Sprintf("(%s …) is not a deployment", top.key)}
+	}
+	if _, more, err := reader.NextAt(); err == nil {
+		return nil, &FileError{name, more, "there is something after the deployment"}
+	} else if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return readDeployment(top)
+}
+
+func readDeployment(top form) (*File, error) {
+	file := &File{Environments: make(map[string]*Deployment)}
+	var common Deployment
+	var places []form
+	t := fieldsOf(&common)
+	t["lock"], t["script"] = toText(&file.Lock), toText(&file.Script)
+	t["system"] = func(f form) error {
+		return f.fields(0, table{"channel": toText(&file.System.Channel), "file": toText(&file.System.File),
+			"network?": toBool(&file.System.Network)})
+	}
+	t["environment…"] = func(f form) error { places = append(places, f); return nil }
+	if err := top.fields(0, t); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(places) == 0:
+		return nil, top.errorf("no environment")
+	case file.Script != "" && (file.Lock != "" || file.System != FileSystem{}):
+		return nil, top.errorf("a script has its lock and system behind it: leave them out")
+	case file.Script == "" && (file.System.Channel == "" || file.System.File == ""):
+		return nil, top.errorf("no system with a channel and a file, nor a script")
+	}
+	for _, place := range places {
+		if err := file.readEnvironment(place, common); err != nil {
+			return nil, err
+		}
+	}
+	return file, nil
+}
+
+// readEnvironment reads an environment on top of what all have in common.
+func (file *File) readEnvironment(f form, d Deployment) error {
+	name, err := f.text(0)
+	if err != nil {
+		return err
+	}
+	if file.Environments[name] != nil {
+		return f.errorAt(0, "%q is there twice", name)
+	}
+	d.Shares, d.Exposes, d.Probes = slices.Clone(d.Shares), slices.Clone(d.Exposes), slices.Clone(d.Probes)
+	e := &d.Environment
+	e.Settings, e.Secrets = maps.Clone(e.Settings), slices.Clone(e.Secrets)
+	e.Required, e.Ports = slices.Clone(e.Required), slices.Clone(e.Ports)
+	e.Name = name
+	file.Environments[name] = &d
+	return f.fields(1, fieldsOf(&d))
+}
+
+// fieldsOf are the fields that the deployment and each environment have.
+func fieldsOf(d *Deployment) table {
+	e := &d.Environment
+	return table{
+		"mount…":          d.readMount,
+		"settings":        e.readSettings,
+		"settings-format": e.readFormat,
+		"required":        toTexts(&e.Required),
+		"secret…":         e.readSecret,
+		"target":          toText(&e.Target),
+		"ports":           e.readPorts,
+		"memory":          toSize(&e.Limits.Memory),
+		"tasks":           toInt(&e.Limits.Tasks),
+		"probes":          d.readProbes,
+		"schedule":        d.Schedule.read,
+		"start-timeout":   toDuration(&d.StartTimeout),
+		"stop-timeout":    toDuration(&d.StopTimeout),
+		"free-space":      toSize(&d.MinFree),
+	}
+}
+
+func (s *Schedule) read(f form) error {
+	return f.fields(0, table{"start-period": toDuration(&s.StartPeriod), "interval": toDuration(&s.Interval),
+		"timeout": toDuration(&s.Timeout), "window": toDuration(&s.Window), "threshold": toInt(&s.Threshold)})
+}
+
+// readMount reads (mount NAME FIELD…).
+func (d *Deployment) readMount(f form) error {
+	var m Mount
+	var writable bool
+	var err error
+	if m.Name, err = f.text(0); err != nil {
+		return err
+	}
+	err = f.fields(1, table{"source": toText(&m.Source), "target": toText(&m.Target),
+		"owner": toText(&m.Owner), "writable?": toBool(&writable)})
+	switch {
+	case err != nil:
+		return err
+	case m.Source == "":
+		return f.errorf("%q has no source", m.Name)
+	case m.Owner != "" && !writable:
+		return f.errorf("%q is read-only: an owner means nothing", m.Name)
+	case writable:
+		d.Shares = append(d.Shares, m)
+	default:
+		d.Exposes = append(d.Exposes, m)
+	}
+	return nil
+}
+
+// readSettings reads (settings (NAME VALUE)…); those of an environment come on
+// top of the common ones.
+func (e *Environment) readSettings(f form) error {
+	if e.Settings == nil {
+		e.Settings = make(map[string]string)
+	}
+	mine := make(map[string]bool)
+	for i := range f.args {
+		setting, err := newForm(f.file, f.args[i], f.at[i])
+		if err != nil {
+			return err
+		}
+		if mine[setting.key] {
+			return setting.errorf("is set twice")
+		}
+		mine[setting.key] = true
+		if e.Settings[setting.key], err = setting.only(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Environment) readFormat(f form) error {
+	var text string
+	if err := toText(&text)(f); err != nil {
+		return err
+	}
+	formats := map[string]Format{"shell": Shell, "scheme": Scheme, "json": JSON}
+	format, ok := formats[text]
+	if !ok {
+		return f.errorAt(0, "%q is none of shell, scheme, json", text)
+	}
+	e.Format = format
+	return nil
+}
+
+// readSecret reads (secret NAME FIELD…).
+func (e *Environment) readSecret(f form) error {
+	var s Secret
+	var err error
+	if s.Name, err = f.text(0); err != nil {
+		return err
+	}
+	if err := f.fields(1, table{"file": toText(&s.File), "uid": toInt(&s.UID), "gid": toInt(&s.GID)}); err != nil {
+		return err
+	}
+	if s.File == "" {
+		return f.errorf("%q has no file", s.Name)
+	}
+	e.Secrets = append(e.Secrets, s)
+	return nil
+}
+
+func (e *Environment) readPorts(f form) error {
+	for i, v := range f.args {
+		port, ok := v.(sexp.Int)
+		if !ok || port < 1 || port > 65535 {
+			return f.errorAt(i, "%.40s is not a port", v)
+		}
+		e.Ports = append(e.Ports, int(port))
+	}
+	return nil
+}
+
+// readProbes reads (probes PROBE…); those of an environment are added to the common ones.
+func (d *Deployment) readProbes(f form) error {
+	add := func(p Probe) error { d.Probes = append(d.Probes, p); return nil }
+	return f.fields(0, table{
+		"process…": func(f form) error { return errors.Join(f.fields(0, nil), add(Alive{})) },
+		"all-services…": func(f form) error {
+			var p AllServices
+			return errors.Join(f.fields(0, table{"except": toTexts(&p.Except)}), add(p))
+		},
+		"services…": func(f form) error {
+			var p Services
+			return errors.Join(toTexts(&p.Names)(f), add(p))
+		},
+		"tcp…": func(f form) error {
+			var p TCP
+			return errors.Join(toText(&p.Address)(f), add(p))
+		},
+		"http…": func(f form) error {
+			p, err := readHTTP(f)
+			return errors.Join(err, add(p))
+		},
+	})
+}
+
+// readHTTP reads (http URL FIELD…).
+func readHTTP(f form) (p HTTP, err error) {
+	if p.URL, err = f.text(0); err != nil {
+		return p, err
+	}
+	return p, f.fields(1, table{"status": toInt(&p.Status), "contains": toText(&p.Contains)})
+}

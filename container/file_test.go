@@ -1,0 +1,102 @@
+package container
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+const sampleFile = `;; a deployment
+(deployment
+ (lock "channels.lock")
+ (system (channel "project") (file "deploy/container.scm") (network? #t))
+ (probes (all-services (except "nscd")) (services "web"))
+ (settings (A "common") (B "common"))
+ (schedule (start-period "90s") (threshold 5))
+ (environment "cd"
+  (settings (A "cd")))
+ (environment "production"
+  (mount "state" (source "/srv/state") (target "/var/lib/web") (writable? #t) (owner "web"))
+  (mount "data" (source "/export/data"))
+  (settings (A "production"))
+  (settings-format "json")
+  (required "A" "key")
+  (secret "key" (file "/etc/keys/web") (uid 33))
+  (ports 80 443)
+  (memory "8G") (tasks 400)
+  (schedule (start-period "2m"))
+  (probes (http "http://localhost/" (status 200) (contains "web")) (tcp "localhost:443") (process))))
+`
+
+func TestReadFile(t *testing.T) {
+	f, err := ReadFile("d.scm", strings.NewReader(sampleFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Lock != "channels.lock" || f.System != (FileSystem{"project", "deploy/container.scm", true}) {
+		t.Errorf("%+v", f)
+	}
+	ignore := cmpopts.IgnoreUnexported(Deployment{})
+	common := Probes{AllServices{Except: []string{"nscd"}}, Services{Names: []string{"web"}}}
+	want := map[string]*Deployment{
+		"cd": {
+			Environment: Environment{Name: "cd", Settings: map[string]string{"A": "cd", "B": "common"}},
+			Probes:      common, Schedule: Schedule{StartPeriod: 90 * time.Second, Threshold: 5},
+		},
+		"production": {
+			Shares:  []Mount{{Name: "state", Source: "/srv/state", Target: "/var/lib/web", Owner: "web"}},
+			Exposes: []Mount{{Name: "data", Source: "/export/data"}},
+			Environment: Environment{
+				Name: "production", Settings: map[string]string{"A": "production", "B": "common"}, Format: JSON,
+				Required: []string{"A", "key"}, Secrets: []Secret{{Name: "key", File: "/etc/keys/web", UID: 33}},
+				Ports: []int{80, 443}, Limits: Limits{Memory: 8 << 30, Tasks: 400},
+			},
+			Probes:   append(common[:2:2], HTTP{URL: "http://localhost/", Status: 200, Contains: "web"}, TCP{"localhost:443"}, Alive{}),
+			Schedule: Schedule{StartPeriod: 2 * time.Minute, Threshold: 5},
+		},
+	}
+	if diff := cmp.Diff(want, f.Environments, ignore); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := f.Environment("staging"); err == nil || !strings.Contains(err.Error(), "there are cd, production") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Each mistake is said to be where it is.
+func TestReadFileMistakes(t *testing.T) {
+	around := func(field string) string {
+		return "(deployment (script \"/s\")\n (environment \"a\"\n  " + field + "))\n"
+	}
+	for _, c := range []struct{ text, want string }{
+		{"", `d.scm:1:1: there is no (deployment …)`},
+		{"(deployment", `d.scm:1:12:`},
+		{"(channels)", `d.scm:1:1: (channels …) is not a deployment`},
+		{around("") + "more", `d.scm:4:1: there is something after`},
+		{`(deployment (script "/s"))`, `d.scm:1:1: deployment: no environment`},
+		{`(deployment (environment "a"))`, `no system with a channel`},
+		{around("(prots 80)"), `d.scm:3:3: environment has no field "prots"; it has free-space, memory, mount, ports`},
+		{around("(ports 80) (ports 81)"), `d.scm:3:14: field "ports" is there twice`},
+		{around("(ports 80 0)"), `d.scm:3:13: ports: 0 is not a port`},
+		{around("(settings (A 80))"), `d.scm:3:16: A: 80 is not a string`},
+		{around("(settings (A \"1\")\n   (A \"2\"))"), `d.scm:4:4: A: is set twice`},
+		{around(`(mount "x")`), `d.scm:3:3: mount: "x" has no source`},
+		{around(`(mount "x" (source "/x") (owner "a"))`), `is read-only`},
+		{around(`(mount "x" (source "/x") (writable? yes))`), `d.scm:3:39: writable?: yes is neither #t nor #f`},
+		{around(`(secret "x")`), `has no file`},
+		{around(`(memory "8X")`), `d.scm:3:11: memory: "8X" is not a size`},
+		{around(`(memory "9999999999T")`), `is not a size`},
+		{around(`(schedule (window "soon"))`), `d.scm:3:21: window: "soon" is not a time`},
+		{around(`(probes (ping))`), `probes has no field "ping"`},
+		{around(`mount`), `d.scm:3:3: mount is not of the form`},
+		{`(deployment (script "/s") (environment "a") (environment "a"))`, `d.scm:1:58: environment: "a" is there twice`},
+	} {
+		_, err := ReadFile("d.scm", strings.NewReader(c.text))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.text, err, c.want)
+		}
+	}
+}
