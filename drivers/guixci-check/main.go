@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.channels, "channels", "", "")
 	flags.StringVar(&o.build, "build", "", "")
 	flags.StringVar(&o.green, "green", "", "")
-	flags.StringVar(&o.state, "state", "", "")
+	flags.Func("state", "", cli.Directory(&o.state))
 	flags.IntVar(&o.Slots, "max-jobs", 1, "")
 	flags.DurationVar(&o.Limits.Timeout, "timeout", 0, "")
 	flags.BoolVar(&o.json, "json", false, "")
@@ -77,10 +77,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = fmt.Errorf("extraneous argument %q", flags.Arg(0))
 	case o.channels == "":
 		err = errors.New("no --channels given")
+	case o.Slots < 1:
+		err = fmt.Errorf("--max-jobs=%d: it takes one job at least", o.Slots)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "guixci-check: %v\nTry 'guixci-check --help' for more information.\n", err)
-		return cli.Usage
+		return cli.Misuse(stderr, "guixci-check", err)
 	}
 	if err = check(ctx, o, stdout, cli.NewProgress(stderr)); err != nil {
 		cli.Complain(stderr, "guixci-check", err)

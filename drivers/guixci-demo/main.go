@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := demo.Options{Progress: cli.NewProgress(stderr)}
 	flags := flag.NewFlagSet("guixci-demo", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.StringVar(&o.State, "state", "", "")
+	flags.Func("state", "", cli.Directory(&o.State))
 	flags.BoolVar(&o.Keep, "keep", false, "")
 	asJSON := flags.Bool("json", false, "")
 	version := flags.Bool("version", false, "")
@@ -65,8 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = fmt.Errorf("extraneous argument %q", flags.Arg(0))
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "guixci-demo: %v\nTry 'guixci-demo --help' for more information.\n", err)
-		return cli.Usage
+		return cli.Misuse(stderr, "guixci-demo", err)
 	}
 	if *version {
 		fmt.Fprint(stdout, cli.Version("guixci-demo"))

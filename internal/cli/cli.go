@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 )
 
@@ -62,8 +64,10 @@ func Hint(err error) string {
 		return knows.Advice()
 	}
 	switch {
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "the disk is full: free some space and run the same command again, nothing is lost"
+	case errors.Is(err, fs.ErrPermission):
+		return "name a directory of your own with --state, or run it as the user whose that is"
 	case errors.Is(err, context.Canceled):
 		return "run the same command again to go on"
 	}
@@ -83,6 +87,33 @@ func Complain(stderr io.Writer, program string, err error) {
 	fmt.Fprintf(stderr, "%s: %v\n", program, err)
 	if hint := Hint(err); hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+}
+
+// Misuse tells the user what is wrong with the command line, in the words of GNU programs, and
+// returns the status to exit with.
+func Misuse(stderr io.Writer, program string, err error) int {
+	text := strings.NewReplacer(
+		"flag provided but not defined: -", "unrecognized option --",
+		"flag needs an argument: -", "option requires an argument: --",
+		"for flag -", "for option --", "for -", "for option --", ": parse error", "",
+	).Replace(err.Error())
+	fmt.Fprintf(stderr, "%s: %s\nTry '%s --help' for more information.\n", program, text, program)
+	return Usage
+}
+
+// Directory is the function of a [flag.FlagSet.Func] for a directory, which is made
+// later if it does not exist.
+func Directory(name *string) func(string) error {
+	return func(value string) error {
+		if value == "" {
+			return errors.New("it must name a directory")
+		}
+		if info, err := os.Stat(value); err == nil && !info.IsDir() {
+			return errors.New("that is not a directory")
+		}
+		*name = value
+		return nil
 	}
 }
 

@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+type ownError struct{ code int }
+
+func (e *ownError) Error() string { return "its own" }
+func (e *ownError) ExitCode() int { return e.code }
+
+type knowingError struct{ advice string }
+
+func (e *knowingError) Error() string  { return "knowing" }
+func (e *knowingError) Advice() string { return e.advice }
+
+func TestExitCode(t *testing.T) {
+	tests := []struct {
+		err  error
+		want int
+	}{
+		{nil, OK},
+		{errors.New("no daemon"), Failure},
+		{context.Canceled, Failure},
+		{fmt.Errorf("x is %w", ErrRed), Red},
+		{fmt.Errorf("x: %w", &UsageError{errors.New("y")}), Usage},
+		{fmt.Errorf("x: %w", &ownError{12}), 12},
+		// Cleaning up went wrong as well; the answer stays.
+		{errors.Join(ErrRed, errors.New("close")), Red},
+	}
+	for _, test := range tests {
+		if got := ExitCode(test.err); got != test.want {
+			t.Errorf("%v: exit code %d, want %d", test.err, got, test.want)
+		}
+	}
+}
+
+func TestHint(t *testing.T) {
+	tests := []struct {
+		err  error
+		want string // part of it; empty if there is none
+	}{
+		{errors.New("x"), ""},
+		{fmt.Errorf("x: %w", &knowingError{"do this"}), "do this"},
+		{errors.Join(&knowingError{}, syscall.ENOSPC), "free some space"},
+		{&fs.PathError{Op: "write", Path: "f", Err: syscall.EDQUOT}, "free some space"},
+		{&fs.PathError{Op: "mkdir", Path: "d", Err: syscall.EACCES}, "--state"},
+		{fmt.Errorf("x: %w", context.Canceled), "again"},
+	}
+	for _, test := range tests {
+		got := Hint(test.err)
+		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%v: hint %q, want %q", test.err, got, test.want)
+		}
+		var b bytes.Buffer
+		Complain(&b, "prog", test.err)
+		if lines := strings.Count(b.String(), "hint: "); lines != min(1, len(test.want)) || !strings.HasPrefix(b.String(), "prog: ") {
+			t.Errorf("%v: complaint %q", test.err, &b)
+		}
+	}
+}
+
+func TestMisuse(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ arg, want string }{
+		{"--frob", "prog: unrecognized option --frob\n"},
+		{"--state", "prog: option requires an argument: --state\n"},
+		{"--state=", "prog: invalid value \"\" for option --state: it must name a directory\n"},
+		{"--state=" + file, "for option --state: that is not a directory\n"},
+		{"--json=maybe", "prog: invalid boolean value \"maybe\" for option --json\n"},
+		{"--jobs=x", "prog: invalid value \"x\" for option --jobs\n"},
+	}
+	for _, test := range tests {
+		flags := flag.NewFlagSet("prog", flag.ContinueOnError)
+		flags.SetOutput(io.Discard)
+		var state string
+		flags.Func("state", "", Directory(&state))
+		flags.Bool("json", false, "")
+		flags.Int("jobs", 1, "")
+		err := flags.Parse([]string{test.arg})
+		if err == nil {
+			t.Errorf("%s: no error", test.arg)
+			continue
+		}
+		var b bytes.Buffer
+		if code := Misuse(&b, "prog", err); code != Usage || !strings.Contains(b.String(), test.want) ||
+			!strings.HasSuffix(b.String(), "\nTry 'prog --help' for more information.\n") {
+			t.Errorf("%s: %d %q, want %q", test.arg, code, &b, test.want)
+		}
+	}
+}
+
+func TestDirectory(t *testing.T) {
+	var got string
+	for _, name := range []string{t.TempDir(), filepath.Join(t.TempDir(), "not", "yet")} {
+		if err := Directory(&got)(name); err != nil || got != name {
+			t.Errorf("%s: %q %v", name, got, err)
+		}
+	}
+}
+
+func TestStateDir(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", "/xdg")
+	if got := StateDir("guixci"); got != "/xdg/guixci" {
+		t.Error(got)
+	}
+	t.Setenv("XDG_STATE_HOME", "")
+	t.Setenv("HOME", "/home/a")
+	if got := StateDir("guixci"); got != "/home/a/.local/state/guixci" {
+		t.Error(got)
+	}
+}
+
+// What is no terminal gets the lines and no control characters.
+func TestProgressInAFile(t *testing.T) {
+	var b bytes.Buffer
+	p := NewProgress(&b)
+	p.Step("one")
+	p.Detail("%d of %d", 1, 2)
+	p.Line("done %s", "well")
+	p.Done()
+	if b.String() != "done well\n" {
+		t.Errorf("%q", &b)
+	}
+	if got := clip(strings.Repeat("ä", 100) + "\nmore"); len([]rune(got)) != 60 || strings.Contains(got, "more") {
+		t.Errorf("%q", got)
+	}
+}
