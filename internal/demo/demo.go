@@ -156,7 +156,7 @@ func prepare(dir string) (unlock func(), err error) {
 	}
 	l, err := filelock.Try(filepath.Join(dir, ".lock"))
 	if errors.Is(err, filelock.ErrHeld) {
-		return nil, &cli.UsageError{Err: fmt.Errorf("state directory %s is in use by another demo: wait for it, or name another one with --state", dir)}
+		return nil, fmt.Errorf("state directory %s is in use by another demo: wait for it, or name another one with --state", dir)
 	}
 	if err != nil {
 		return nil, err
