@@ -149,7 +149,9 @@
                 (frontier table drvs)))
   (define missing
     (with-store store
-      (remove (match-lambda ((_ _ item _) (valid-path? store item))) wanted)))
+      (remove (match-lambda
+                ((_ _ item _) (and (file-exists? item) (valid-path? store item))))
+              wanted)))
   (umask #o022)
   (for-each (match-lambda
               ((name output item drv)
