@@ -8,7 +8,7 @@
 // so that profiles, channels and system containers really build.
 //
 //	box := guixbox.Box{Progress: func(line string) { fmt.Fprintln(os.Stderr, line) }}
-//	if err := box.Up(ctx); err != nil { … }   // minutes the first time, then nothing
+//	if err := box.Up(ctx); err != nil { … }   // a minute the first time, then nothing
 //	out, err := box.Command(ctx, "guix", "describe").Output()
 //
 // On a machine that has a working Guix, [OnHost] says so, and demo and tests use
@@ -16,22 +16,25 @@
 //
 //	go run ./internal/guixbox/cmd/guixbox up
 //	go test -exec "guixbox exec --" ./...
+//
+// A box's directory holds
+//
+//	root-ID          the root file system of the recipe with that hash; it is complete
+//	running-ID.json  the processes that keep it up
+//	making-…         what is not complete: removed by the next Up
+//	guix-daemon.log  what guix-daemon says
 package guixbox
 
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/genenetwork/guixci/internal/filelock"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
@@ -49,19 +52,12 @@ type Box struct {
 	Progress func(line string)
 }
 
-// A Status says what there is of a box.
-type Status struct {
-	Dir    string `json:"dir"`
-	Root   string `json:"root"`             // the root file system, empty when there is none
-	Holder int    `json:"holder,omitempty"` // pid that holds the mount namespace, 0 when down
-	Daemon int    `json:"daemon,omitempty"` // pid of guix-daemon, 0 when it does not run
-}
-
-// Up reports whether the box can be entered.
-func (s Status) Up() bool { return s.Holder != 0 && s.Daemon != 0 }
-
 func (b *Box) dir() string {
-	return cmp.Or(b.Dir, os.Getenv("GUIXBOX_DIR"), "/var/cache/guixbox")
+	dir := cmp.Or(b.Dir, os.Getenv("GUIXBOX_DIR"), "/var/cache/guixbox")
+	if whole, err := filepath.Abs(dir); err == nil {
+		return whole
+	}
+	return dir
 }
 
 func (b *Box) path(name string) string { return filepath.Join(b.dir(), name) }
@@ -76,10 +72,12 @@ func (b *Box) say(format string, args ...any) {
 // this recipe, holds its namespace, starts guix-daemon and makes the stand-ins.
 // What is there already is left alone, so Up is cheap the second time.
 // Several processes may call Up at once; one does the work.
-// Cancelling ctx, or killing the process, leaves nothing that looks ready.
+// Cancelling ctx, or killing the process, leaves nothing that looks ready, and
+// no process or mount that Up started.
 // A precondition the machine does not meet is an error that says how to meet it.
+// Inside a box there is nothing to do.
 func (b *Box) Up(ctx context.Context) error {
-	if st, err := b.Status(); err == nil && st.Up() && b.hasStandIns() {
+	if Inside() || b.ready() {
 		return nil
 	}
 	if err := b.preconditions(ctx); err != nil {
@@ -90,28 +88,80 @@ func (b *Box) Up(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	root, err := b.root(ctx)
+	if b.ready() { // somebody else did the work
+		return nil
+	}
+	start := time.Now()
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	b.removeOthers(ctx)
+	b.say("ready after %.0f s", time.Since(start).Seconds())
+	return nil
+}
+
+// ready reports whether there is nothing to do for Up.
+func (b *Box) ready() bool {
+	st, err := b.Status()
+	return err == nil && st.Up() && b.hasStandIns()
+}
+
+// prepare does Up's work. What it starts ends with this process, or when there is an
+// error, until everything is in place and written down.
+func (b *Box) prepare(ctx context.Context) (err error) {
+	var started []*guarded
+	defer func() {
+		for _, g := range started {
+			if err != nil {
+				g.end()
+			}
+		}
+	}()
+	st, err := b.running()
 	if err != nil {
 		return err
 	}
-	holder, err := b.hold(ctx, root)
-	if err != nil {
+	if !st.Holder.alive() {
+		if err := b.root(ctx); err != nil {
+			return err
+		}
+		holder, err := b.hold(ctx)
+		if err != nil {
+			return err
+		}
+		started = append(started, holder)
+		st = state{Holder: holder.process}
+	}
+	if !st.Daemon.alive() || !exists(b.socket()) {
+		daemon, err := b.startDaemon(ctx, st)
+		if err != nil {
+			return err
+		}
+		started = append(started, daemon)
+		st.Daemon = daemon.process
+	}
+	if err := b.upStandIns(ctx, st.Holder); err != nil {
 		return err
 	}
-	if err := b.daemon(ctx, holder); err != nil {
+	if err := b.save(st); err != nil {
 		return err
 	}
-	return b.standIns(ctx)
+	for _, g := range started {
+		if err := g.stay(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lock waits for its turn to change the box.
 func (b *Box) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(b.dir(), 0o755); err != nil {
-		return nil, fmt.Errorf("make directory of the box: %v", err)
+		return nil, fmt.Errorf("make directory of the box: %v: set GUIXBOX_DIR to one that can be made", err)
 	}
 	l, err := filelock.Try(b.path("lock"))
 	if errors.Is(err, filelock.ErrHeld) {
-		b.say("waiting for another process that prepares the box")
+		b.say("waiting for another process that changes the box")
 		l, err = filelock.Acquire(ctx, b.path("lock"))
 	}
 	if err != nil {
@@ -120,154 +170,46 @@ func (b *Box) lock(ctx context.Context) (unlock func(), err error) {
 	return l.Release, nil
 }
 
-// state is what Up writes down for later processes.
-type state struct {
-	Root   string
-	Holder process
-	Daemon process
-}
-
-// A process is a pid and the start time that tells it from a later one with
-// the same number.
-type process struct {
-	PID   int
-	Start string
-}
-
-func identify(pid int) process { return process{pid, startTime(pid)} }
-
-func (p process) alive() bool { return p.PID > 0 && p.Start != "" && startTime(p.PID) == p.Start }
-
-// startTime is field 22 of /proc/PID/stat, empty when there is no such
-// process or it is a zombie.
-func startTime(pid int) string {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
+// Down ends what runs in the box: commands, containers, guix-daemon, the holder; also in the
+// boxes of other recipes in the same directory. The root file system and its store stay for the next Up.
+// It returns when all is gone; a box that is down is no error.
+func (b *Box) Down(ctx context.Context) error {
+	if Inside() {
+		return errors.New("stop box: this is inside it: do so from the host")
 	}
-	_, rest, _ := strings.Cut(string(data), ") ") // the name may hold anything
-	fields := strings.Fields(rest)
-	if len(fields) < 20 || fields[0] == "Z" {
-		return ""
+	if !exists(b.dir()) {
+		return nil
 	}
-	return fields[19]
-}
-
-func (b *Box) load() (state, error) {
-	var st state
-	data, err := os.ReadFile(b.path("state.json"))
-	if err != nil {
-		return st, err
+	if os.Geteuid() != 0 {
+		return errors.New("stop box: this needs root: run it with sudo")
 	}
-	return st, json.Unmarshal(data, &st)
-}
-
-func (b *Box) save(st state) error {
-	data, err := json.MarshalIndent(st, "", "  ")
+	unlock, err := b.lock(ctx)
 	if err != nil {
 		return err
 	}
-	name := b.path("state.json")
-	if err := os.WriteFile(name+".new", append(data, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write state of the box: %v", err)
-	}
-	return os.Rename(name+".new", name)
-}
-
-// Status returns what there is, without changing anything.
-func (b *Box) Status() (Status, error) {
-	out := Status{Dir: b.dir()}
-	if root := b.rootDir(); exists(root) {
-		out.Root = root
-	}
-	st, err := b.load()
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
+	defer unlock()
+	all, err := b.inhabitants()
 	if err != nil {
-		return out, fmt.Errorf("read state of the box: %v", err)
+		return err
 	}
-	if st.Root != b.rootDir() || !st.Holder.alive() {
-		return out, nil // of another recipe, or before a reboot
+	notes, _ := filepath.Glob(b.path("running-*.json"))
+	for _, name := range notes {
+		os.Remove(name) // from here on nobody takes it for ready
 	}
-	out.Holder = st.Holder.PID
-	if st.Daemon.alive() {
-		out.Daemon = st.Daemon.PID
-	}
-	return out, nil
-}
-
-// Command returns a command that runs inside the box, in the same directory
-// if that is visible there, with a clean environment to which only what tests need is
-// added: TERM, TMPDIR, and variables whose names start with GUIXCI or GO.
-// The box must be up; if it is not, the command fails to start.
-func (b *Box) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	st, err := b.Status()
-	if err == nil && !st.Up() {
-		err = errors.New("the box is down: run guixbox up")
-	}
-	argv := enter(st.Holder, name, args)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = environment()
-	cmd.Err = cmp.Or(err, cmd.Err)
-	return cmd
-}
-
-// Exec replaces this process by a command inside the box, as [Box.Command] runs it.
-// extra are further NAME=VALUE settings. It returns only when that fails.
-func (b *Box) Exec(extra []string, name string, args ...string) error {
-	cmd := b.Command(context.Background(), name, args...)
-	if cmd.Err != nil {
-		return fmt.Errorf("enter box: %v", cmd.Err)
-	}
-	return fmt.Errorf("enter box: %v", syscall.Exec(cmd.Path, cmd.Args, append(cmd.Env, extra...)))
-}
-
-// ExecSelf replaces this process by the same program inside the box, with other
-// arguments. extra are further NAME=VALUE settings. It returns only when that fails.
-func (b *Box) ExecSelf(extra []string, args ...string) error {
-	// By its descriptor the program can be run wherever it is installed.
-	self, err := unix.Open("/proc/self/exe", unix.O_RDONLY, 0)
-	if err != nil {
-		return fmt.Errorf("enter box: %v", err)
-	}
-	return b.Exec(extra, fmt.Sprintf("/proc/self/fd/%d", self), args...)
-}
-
-// enter returns the arguments that run a command in the holder's namespace.
-// Without --root and --wd, which would chroot and so forbid user namespaces.
-func enter(holder int, name string, args []string) []string {
-	dir, err := os.Getwd()
-	if err != nil {
-		dir = "/"
-	}
-	const script = `cd "$1" 2>/dev/null || cd /; shift; exec "$@"`
-	return append([]string{"nsenter", "--target", fmt.Sprint(holder), "--mount", "--",
-		"/bin/sh", "-c", script, "sh", dir, name}, args...)
-}
-
-func environment() []string {
-	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/var/lib/guixbox", // not the host's, which may be visible as /root
-		"LC_ALL=C.UTF-8", "USER=root",
-		guixtest.Env + "=box",
-	}
-	for _, setting := range os.Environ() {
-		name, _, _ := strings.Cut(setting, "=")
-		if name == "TERM" || name == "TMPDIR" || name == "CI" ||
-			strings.HasPrefix(name, "GO") || strings.HasPrefix(name, "GUIXCI") && name != guixtest.Env {
-			env = append(env, setting)
+	for id := range all {
+		if err := b.end(ctx, id); err != nil {
+			return err
 		}
 	}
-	return env
+	return nil
 }
 
 // OnHost reports whether this machine, or the box this process is in, has a
 // working Guix: the command is there and guix-daemon answers.
 func OnHost(ctx context.Context) bool {
-	// guix gc --list-busy would be slow; asking about a path that is not there
-	// takes one round trip to the daemon.
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	// Asking about a path that is not there takes one round trip to the daemon.
 	cmd := exec.CommandContext(ctx, "guix", "repl", "-t", "machine")
 	cmd.Stdin = strings.NewReader("(begin (use-modules (guix store)) (with-store s (valid-path? s \"/gnu/store/" +
 		strings.Repeat("0", 32) + "-none\")))\n")

@@ -7,8 +7,9 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -22,57 +23,80 @@ var (
 	standinsTable string
 )
 
+// scriptDir is where the scripts are inside the box.
+const scriptDir = "/var/lib/guixbox"
+
 // standInsMark names a file in the root that says that the stand-ins of this
 // version of the scripts are there.
 func (b *Box) standInsMark() string {
 	h := sha256.Sum256([]byte(standinsScript + workloadScript + standinsTable))
-	return filepath.Join(b.rootDir(), "var/lib/guixbox/standins-"+hex.EncodeToString(h[:6]))
+	return filepath.Join(b.rootDir(), scriptDir, "standins-"+hex.EncodeToString(h[:6]))
 }
 
 func (b *Box) hasStandIns() bool { return exists(b.standInsMark()) }
 
-// standIns makes what the samples, the tests and the demo need.
-func (b *Box) standIns(ctx context.Context) error {
+// upStandIns makes what the samples, the tests and the demo need. The caller has the lock.
+func (b *Box) upStandIns(ctx context.Context, holder process) error {
 	if b.hasStandIns() {
 		return nil
 	}
 	b.say("making stand-ins for the packages that would have to be downloaded")
-	const dir = "/var/lib/guixbox/"
 	for name, text := range map[string]string{
 		"standins.scm": standinsScript, "workload.scm": workloadScript, "table.scm": standinsTable,
 	} {
-		if err := os.WriteFile(filepath.Join(b.rootDir(), dir, name), []byte(text), 0o644); err != nil {
+		if err := writeWhole(filepath.Join(b.rootDir(), scriptDir, name), []byte(text)); err != nil {
 			return fmt.Errorf("make stand-ins: %v", err)
 		}
 	}
-	drvs, err := b.output(ctx, "guix", "repl", dir+"workload.scm", dir+"table.scm")
+	drvs, err := guix(ctx, holder, "repl", scriptDir+"/workload.scm", scriptDir+"/table.scm")
 	if err != nil {
 		return fmt.Errorf("make stand-ins: %w", err)
 	}
-	if err := b.StandIns(ctx, strings.Fields(drvs)...); err != nil {
+	if err := standIns(ctx, holder, strings.Fields(drvs)); err != nil {
 		return err
 	}
-	return os.WriteFile(b.standInsMark(), nil, 0o644)
+	if err := syncFileSystem(b.rootDir()); err != nil {
+		return fmt.Errorf("make stand-ins: %v", err)
+	}
+	return writeWhole(b.standInsMark(), nil)
 }
 
 // StandIns makes stand-ins for the packages that the given derivations need,
 // beyond those that Up makes. A package for which it knows none is an error that names it.
+// The box must be up. Calls take turns.
 func (b *Box) StandIns(ctx context.Context, drvs ...string) error {
-	const dir = "/var/lib/guixbox/"
-	args := append([]string{"repl", dir + "standins.scm", dir + "table.scm"}, drvs...)
-	if _, err := b.output(ctx, "guix", args...); err != nil {
+	unlock, err := b.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := b.running()
+	if err == nil && !st.Holder.alive() {
+		err = errors.New("the box is down: run guixbox up")
+	}
+	if err != nil {
+		return fmt.Errorf("make stand-ins: %v", err)
+	}
+	return standIns(ctx, st.Holder, drvs)
+}
+
+func standIns(ctx context.Context, holder process, drvs []string) error {
+	args := append([]string{"repl", scriptDir + "/standins.scm", scriptDir + "/table.scm"}, drvs...)
+	if _, err := guix(ctx, holder, args...); err != nil {
 		return fmt.Errorf("make stand-ins: %w", err)
 	}
 	return nil
 }
 
-func (b *Box) output(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := b.Command(ctx, name, args...)
-	var complaint bytes.Buffer
-	cmd.Stderr = &complaint
-	out, err := cmd.Output()
-	if err != nil {
+// guix runs a guix command in the box, which ends with this process, and returns its output.
+func guix(ctx context.Context, holder process, args ...string) (string, error) {
+	argv := enter(holder.PID, "guix", args)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = ownEnvironment()
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := runBound(ctx, cmd, nil); err != nil {
 		return "", fmt.Errorf("%w: %s", cmp.Or(context.Cause(ctx), err), strings.TrimSpace(complaint.String()))
 	}
-	return string(out), nil
+	return out.String(), nil
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/genenetwork/guixci/internal/guixbox"
@@ -25,13 +27,15 @@ const usage = `Usage: guixbox up
        guixbox down
 A real GNU Guix for machines without one: a Debian root in its own mount namespace.
 
-  up         install the box if there is none (minutes, once), start guix-daemon
+  up         install the box if there is none (a minute, once), start guix-daemon
   exec       run a command in the box, which is brought up if need be;
              on a machine with a working Guix, just run it
   stand-ins  make the packages that DERIVATIONs need out of Debian's
   status     say what there is
   where      print "host" if the machine has a working Guix, else "box"
   down       stop the daemon and everything else in the box; its store stays
+
+Exit status: 0 done, 2 wrong usage, 3 it cannot be done; of exec, the command's.
 
 GUIXBOX_DIR     where the box lives (default: /var/cache/guixbox)
 GUIXBOX_MIRROR  the Debian archive to install from
@@ -44,48 +48,74 @@ func main() {
 	os.Exit(code)
 }
 
+// errUsage says that the arguments are wrong.
+var errUsage = errors.New("wrong arguments")
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	box := &guixbox.Box{Progress: func(line string) { fmt.Fprintln(stderr, "guixbox:", line) }}
-	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
-		return 2
+	err := errUsage
+	if len(args) > 0 {
+		err = do(ctx, box, args[0], args[1:], stdout)
 	}
-	var err error
-	switch verb, rest := args[0], args[1:]; verb {
-	case "--help", "-h", "help":
-		fmt.Fprint(stdout, usage)
-	case "--version":
-		fmt.Fprintln(stdout, "guixbox of guixci")
-	case "up":
-		err = box.Up(ctx)
-	case "down":
-		err = box.Down(ctx)
-	case "status":
-		err = status(box, len(rest) > 0 && rest[0] == "--json", stdout)
-	case "exec":
-		err = execute(ctx, box, rest)
-	case "where":
-		where := "box"
-		if guixbox.OnHost(ctx) {
-			where = "host"
-		}
-		fmt.Fprintln(stdout, where)
-	case "stand-ins":
-		if err = box.Up(ctx); err == nil {
-			err = box.StandIns(ctx, rest...)
-		}
-	default:
-		fmt.Fprintf(stderr, "guixbox: no command %q\nTry 'guixbox --help' for more information.\n", verb)
+	switch {
+	case errors.Is(err, errUsage):
+		fmt.Fprintf(stderr, "guixbox: %v\nTry 'guixbox --help' for more information.\n", err)
 		return 2
-	}
-	if err != nil {
+	case err != nil:
 		fmt.Fprintln(stderr, "guixbox:", err)
 		return 3
 	}
 	return 0
 }
 
-func status(box *guixbox.Box, asJSON bool, stdout io.Writer) error {
+func do(ctx context.Context, box *guixbox.Box, verb string, args []string, stdout io.Writer) error {
+	switch verb {
+	case "exec":
+		return execute(ctx, box, args)
+	case "stand-ins":
+		return standIns(ctx, box, args)
+	case "status":
+		return status(box, args, stdout)
+	}
+	if len(args) > 0 {
+		return fmt.Errorf("%w: %s takes none, not %q", errUsage, verb, args[0])
+	}
+	switch verb {
+	case "--help", "-h", "help":
+		fmt.Fprint(stdout, usage)
+	case "--version":
+		fmt.Fprintln(stdout, "guixbox of guixci")
+	case "up":
+		return box.Up(ctx)
+	case "down":
+		return box.Down(ctx)
+	case "where":
+		where := "box"
+		if guixbox.OnHost(ctx) {
+			where = "host"
+		}
+		fmt.Fprintln(stdout, where)
+	default:
+		return fmt.Errorf("%w: no command %q", errUsage, verb)
+	}
+	return nil
+}
+
+func standIns(ctx context.Context, box *guixbox.Box, drvs []string) error {
+	if len(drvs) == 0 {
+		return fmt.Errorf("%w: stand-ins: no derivation given", errUsage)
+	}
+	if err := box.Up(ctx); err != nil {
+		return err
+	}
+	return box.StandIns(ctx, drvs...)
+}
+
+func status(box *guixbox.Box, args []string, stdout io.Writer) error {
+	asJSON := slices.Equal(args, []string{"--json"})
+	if len(args) > 0 && !asJSON {
+		return fmt.Errorf("%w: status takes --json, not %q", errUsage, args[0])
+	}
 	st, err := box.Status()
 	if err != nil {
 		return err
@@ -99,7 +129,7 @@ func status(box *guixbox.Box, asJSON bool, stdout io.Writer) error {
 	case !st.Up():
 		fmt.Fprintf(stdout, "down: installed in %s\n", st.Root)
 	default:
-		fmt.Fprintf(stdout, "up: %s, namespace held by process %d, guix-daemon is %d\n", st.Root, st.Holder, st.Daemon)
+		fmt.Fprintf(stdout, "up: %s, namespace held by process %d, guix-daemon's by %d\n", st.Root, st.Holder, st.Daemon)
 	}
 	return nil
 }
@@ -107,13 +137,17 @@ func status(box *guixbox.Box, asJSON bool, stdout io.Writer) error {
 // execute does not come back: the command takes this process's place, so that
 // signals and exit status are its own.
 func execute(ctx context.Context, box *guixbox.Box, args []string) error {
+	options := true
 	if len(args) > 0 && args[0] == "--" {
-		args = args[1:]
+		args, options = args[1:], false
 	}
 	if len(args) == 0 {
-		return errors.New("exec: no command given")
+		return fmt.Errorf("%w: exec: no command given", errUsage)
 	}
-	if os.Getenv(guixtest.Env) == "host" {
+	if options && strings.HasPrefix(args[0], "-") {
+		return fmt.Errorf("%w: exec: no option %q", errUsage, args[0])
+	}
+	if os.Getenv(guixtest.Env) != "" { // on a machine with Guix, or in the box
 		name, err := exec.LookPath(args[0])
 		if err != nil {
 			return fmt.Errorf("exec: %v", err)
