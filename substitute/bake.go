@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -71,13 +72,17 @@ func (b *Baker) Pending() int {
 // Run bakes until ctx ends, and returns nil.
 func (b *Baker) Run(ctx context.Context) error {
 	b.setup()
+	// Half of the time for a small item goes to waiting for the disk, during
+	// which another can be compressed.
+	const waiting = 4
+	src := takingTurns{b.Source, make(chan struct{}, b.Workers)}
 	var workers sync.WaitGroup
-	for range b.Workers {
+	for range waiting * b.Workers {
 		workers.Go(func() {
 			for {
 				select {
 				case info := <-b.queue:
-					b.bake(ctx, info)
+					b.bake(ctx, src, info)
 				case <-ctx.Done():
 					return
 				}
@@ -88,8 +93,25 @@ func (b *Baker) Run(ctx context.Context) error {
 	return nil
 }
 
-func (b *Baker) bake(ctx context.Context, info *Info) {
-	err := b.Cache.Add(ctx, b.Source, info)
+// A takingTurns Source writes only some archives at a time, and thereby limits who
+// compresses them.
+type takingTurns struct {
+	Source
+	turns chan struct{} // holds a token for each archive being written
+}
+
+func (s takingTurns) WriteNAR(ctx context.Context, w io.Writer, info *Info) error {
+	select {
+	case s.turns <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-s.turns }()
+	return s.Source.WriteNAR(ctx, w, info)
+}
+
+func (b *Baker) bake(ctx context.Context, src Source, info *Info) {
+	err := b.Cache.Add(ctx, src, info)
 	b.mu.Lock()
 	delete(b.wanted, info.StorePath)
 	b.mu.Unlock()

@@ -90,7 +90,7 @@ func (c Compression) newEncoder() (encoder, error) {
 	if c.Method == "gzip" {
 		return gzip.NewWriterLevel(nil, c.level())
 	}
-	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(c.level())))
 }
 
