@@ -70,10 +70,14 @@ func (e *AuthError) MarshalJSON() ([]byte, error) {
 }
 
 func (e *AuthError) Error() string {
-	if e.Commit == "" {
-		return fmt.Sprintf("authenticate channel %s: %s (%s)", e.Channel, e.Detail, e.Rule)
+	text := fmt.Sprintf("%s (%s)", e.Detail, e.Rule)
+	if e.Commit != "" {
+		text = fmt.Sprintf("commit %s %s", e.Commit, text)
 	}
-	return fmt.Sprintf("authenticate channel %s: commit %s %s (%s)", e.Channel, e.Commit, e.Detail, e.Rule)
+	if e.Channel != "" {
+		text = fmt.Sprintf("authenticate channel %s: %s", e.Channel, text)
+	}
+	return text
 }
 
 func refuse(c objectID, rule Rule, format string, args ...any) *AuthError {

@@ -45,7 +45,9 @@ func (e *RepositoryError) Unwrap() error { return e.Err }
 
 func repositoryError(url string, err error) error {
 	e := &RepositoryError{URL: url, Err: err}
+	var large *tooLargeError
 	switch {
+	case errors.As(err, &large):
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 	case errors.Is(err, transport.ErrRepositoryNotFound), errors.Is(err, fs.ErrNotExist), isLocal(url) && !exists(url):
 		e.Err = errors.New("there is no repository")
@@ -130,7 +132,7 @@ func (s *Repositories) sound(url string) *Repository {
 			if err == nil {
 				_, err = r.tree(c.tree)
 			}
-			if _, odd := err.(*malformedError); odd {
+			if _, odd := err.(*malformedError); odd || isRefused(err) {
 				return nil // upstream's fault, not the mirror's
 			}
 			return err
@@ -213,6 +215,10 @@ func (s *Repositories) update(ctx context.Context, url string, specs ...config.R
 }
 
 func (s *Repositories) fetch(ctx context.Context, r *Repository, specs ...config.RefSpec) error {
+	limitHTTP()
+	if err := checkLocalSize(r.URL); err != nil {
+		return err
+	}
 	remote := git.NewRemote(r.store, &config.RemoteConfig{Name: "origin", URLs: []string{r.URL}})
 	err := remote.FetchContext(ctx, &git.FetchOptions{
 		RefSpecs: specs, Tags: git.NoTags, Force: true, Prune: specs[0].IsWildcard(),
@@ -252,6 +258,10 @@ func (s *Repositories) References(ctx context.Context, url string) (map[string]C
 	if err := checkURL(url); err != nil {
 		return nil, err
 	}
+	limitHTTP()
+	if err := checkLocalSize(url); err != nil {
+		return nil, err
+	}
 	remote := git.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{url}})
 	refs, err := remote.ListContext(ctx, &git.ListOptions{PeelingOption: git.AppendPeeled})
 	if ctx.Err() != nil {
@@ -259,6 +269,9 @@ func (s *Repositories) References(ctx context.Context, url string) (map[string]C
 	}
 	if err != nil {
 		return nil, repositoryError(url, err)
+	}
+	if len(refs) > maxReferences {
+		return nil, &RepositoryError{URL: url, Err: &tooLargeError{fmt.Sprintf("%d references", len(refs))}}
 	}
 	result := make(map[string]Commit, len(refs))
 	for _, peeled := range []bool{false, true} {

@@ -222,5 +222,11 @@ func (r *Repository) has(c Commit) bool {
 	if err == nil {
 		_, err = r.object(id, plumbing.CommitObject)
 	}
-	return err == nil
+	return err == nil || isRefused(err)
+}
+
+// isRefused reports whether an object is there but beyond a limit.
+func isRefused(err error) bool {
+	var refused *AuthError
+	return errors.As(err, &refused)
 }
