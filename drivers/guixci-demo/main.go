@@ -130,11 +130,8 @@ func table(w io.Writer, results []demo.Result, s setup) {
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "STEP\tRESULT\tSECONDS\tLIMIT\t")
-	line := func(name string, ok bool, seconds, limit float64) {
-		result, at := "ok", ""
-		if !ok {
-			result = "FAILED"
-		}
+	line := func(name, result string, seconds, limit float64) {
+		at := ""
 		if limit > 0 {
 			at = fmt.Sprintf("%.0f", limit)
 			if seconds > limit {
@@ -143,21 +140,31 @@ func table(w io.Writer, results []demo.Result, s setup) {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%.1f\t%s\t\n", name, result, seconds, at)
 	}
-	all, sum := true, s.Seconds // without the time that --keep waits
+	all, sum := "ok", s.Seconds // without the time that --keep waits
 	for _, r := range results {
 		sum += r.Seconds
 		limit := 0.0
 		if r.Step == "again" {
 			limit = 2
 		}
-		line(r.Step, r.OK, r.Seconds, limit)
-		all = all && r.OK
+		all = outcome(r) // the last step is the one that failed, if any did
+		line(r.Step, all, r.Seconds, limit)
 	}
 	total := 90.0
 	if s.Fresh {
 		total = 300
-		line("(to a Guix)", true, s.Seconds, 90)
+		line("(to a Guix)", "ok", s.Seconds, 90)
 	}
 	line("(in all)", all, sum, total)
 	t.Flush()
+}
+
+func outcome(r demo.Result) string {
+	switch {
+	case r.OK:
+		return "ok"
+	case r.Interrupted():
+		return "interrupted"
+	}
+	return "FAILED"
 }

@@ -50,6 +50,9 @@ type Result struct {
 	Err   error // why it is not OK
 }
 
+// Interrupted reports whether it is not OK only because it was told to end.
+func (r Result) Interrupted() bool { return errors.Is(r.Err, context.Canceled) }
+
 // MarshalJSON returns one object: step, ok, seconds, and what was found.
 func (r Result) MarshalJSON() ([]byte, error) {
 	message := ""
@@ -114,9 +117,12 @@ func (s *story) run(ctx context.Context, st step) Result {
 	}
 	r := Result{Step: st.name, OK: err == nil, Seconds: time.Since(start).Seconds(), Found: found, Err: err}
 	s.o.Progress.Done()
-	if r.OK {
+	switch {
+	case r.OK:
 		s.o.Progress.Line("%-13s %6.1f s  %s", r.Step, r.Seconds, r.Found)
-	} else {
+	case r.Interrupted():
+		s.o.Progress.Line("%-13s %6.1f s  interrupted; cleaning up", r.Step, r.Seconds)
+	default:
 		s.o.Progress.Line("%-13s %6.1f s  FAILED: %v", r.Step, r.Seconds, r.Err)
 	}
 	if s.o.JSON != nil {
