@@ -2,7 +2,6 @@ package inferior
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +13,8 @@ import (
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
-// EvaluateOptions say what to evaluate. Channels and Packages add up; with
-// neither there are no jobs.
+// EvaluateOptions say what to evaluate. Channels, Packages, Modes, Manifests and
+// Modules add up; with none of them there are no jobs.
 type EvaluateOptions struct {
 	// Session says which Guix to ask; its Program is usually [Profile.Guix].
 	Session Options
@@ -27,6 +26,18 @@ type EvaluateOptions struct {
 	// Packages by specification: "hello", "guile@3.0". Unlike a channel's
 	// packages they are wanted even if not supported or not substitutable.
 	Packages []string
+	// Modes of Cuirass that take no arguments.
+	Modes []Mode
+	// Manifests are files with manifests, looked up in the directories of
+	// Checkouts. A manifest that does not load is one bad job.
+	Manifests []string
+	// Modules with a procedure cuirass-jobs of their own, Cuirass's mode
+	// "custom", such as "(my jobs)". It is called once for each system and
+	// makes all its jobs or none.
+	Modules []string
+	// Checkouts of the channels: where Manifests are, and where the modes
+	// guix, images and system-tests find the source of Guix.
+	Checkouts []Checkout
 	// LoadPath are directories with more package modules, searched first, like
 	// those of "guix build -L".
 	LoadPath []string
@@ -45,9 +56,17 @@ type EvaluateOptions struct {
 
 // A Job is one package for one system: a derivation, or why there is none.
 type Job struct {
-	// Name is PACKAGE.SYSTEM, or base.PACKAGE.SYSTEM for what Guix's build systems
-	// use, as (gnu ci) names jobs. Two versions of a package have the same one.
-	Name   string
+	// Name is what (gnu ci) calls the job: PACKAGE.SYSTEM, base.PACKAGE.SYSTEM for what
+	// Guix's build systems use, PACKAGE.SYSTEM.ARCHITECTURE for a tuned package,
+	// TRIPLET.PACKAGE.SYSTEM for a cross-compiled one, test.NAME.SYSTEM,
+	// IMAGE.SYSTEM, and PACKAGE-VERSION for an entry of a manifest. Two
+	// versions of a package have the same one.
+	Name string
+	// Key is Name for the newest of the packages with that Name, and for the
+	// others Name with @VERSION after the package's name, then #2, #3, …
+	// if there are several of that version. No two jobs of an evaluation have the same Key and
+	// System, but for those that a module of Modules calls the same.
+	Key    string
 	System string
 	// Derivation is the .drv in the store; empty if Err is not nil. It is
 	// safe from garbage collection until the sequence ends, and no longer.
@@ -64,8 +83,11 @@ type Job struct {
 	Synopsis string
 	License  string // names, separated by ", "
 	HomePage string
+	// SupportedSystems are those that the package says it can be built on.
+	SupportedSystems []string
 	// MaxSilentTime and Timeout are how long a build of it may be
-	// silent, and take: the package's properties, else 1 and 20 hours.
+	// silent, and take: the package's properties, else 1 and 20 hours, or
+	// 1 and 5 hours for what is not built as a package.
 	MaxSilentTime time.Duration
 	Timeout       time.Duration
 	// Substitutable is false if the result is not meant for others.
@@ -99,9 +121,6 @@ const (
 
 var errEnough = errors.New("no more jobs are wanted")
 
-//go:embed evaluate.scm
-var evaluateSource string
-
 // Evaluate starts an inferior, lists the packages asked for and lowers one
 // after the other, without grafts, yielding each job as soon as it is known. A package
 // that throws is a job with Err. So is one that takes too long, or kills the
@@ -110,8 +129,11 @@ var evaluateSource string
 // listed, or ctx has ended.
 func Evaluate(ctx context.Context, o EvaluateOptions) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
-		e := newEvaluation(o)
-		if err := e.run(ctx, yield); err != nil {
+		err := o.check()
+		if err == nil {
+			err = newEvaluation(o).run(ctx, yield)
+		}
+		if err != nil {
 			yield(Job{}, fmt.Errorf("evaluate packages: %w", err))
 		}
 	}
@@ -120,14 +142,8 @@ func Evaluate(ctx context.Context, o EvaluateOptions) iter.Seq2[Job, error] {
 // An evaluation is the state of one Evaluate.
 type evaluation struct {
 	EvaluateOptions
-	packages []identity
-	next     int // index of the next job: system next / len(packages), package the rest
-}
-
-// An identity is what is known of a package before it is lowered.
-type identity struct {
-	name, version string
-	location      Location
+	entries []entry
+	next    int // index of the next job: system next / len(packages), package the rest
 }
 
 func newEvaluation(o EvaluateOptions) *evaluation {
@@ -173,8 +189,10 @@ func (e *evaluation) open(ctx context.Context) (_ *Session, err error) {
 			s.Close()
 		}
 	}()
-	if err := s.load(ctx, evaluateSource); err != nil {
-		return nil, err
+	for _, program := range e.programs() {
+		if err := s.load(ctx, program); err != nil {
+			return nil, err
+		}
 	}
 	return s, e.enumerate(ctx, s)
 }
@@ -196,69 +214,13 @@ func (s *Session) load(ctx context.Context, program string) error {
 	}
 }
 
-func (e *evaluation) enumerate(ctx context.Context, s *Session) error {
-	if len(e.Systems) == 0 {
-		v, err := s.Eval(ctx, sexp.L(sexp.Symbol("%current-system")))
-		if err != nil {
-			return err
-		}
-		system, _ := sexp.Text(v)
-		e.Systems = []string{system}
-	}
-	names := sexp.L()
-	for _, n := range e.Channels {
-		names.Items = append(names.Items, sexp.Symbol(n))
-	}
-	reply, err := s.Eval(ctx, sexp.L(sexp.Symbol("guixci/enumerate"),
-		sexp.Quote(names), sexp.Quote(sexp.Strings(e.Packages...)), sexp.Quote(sexp.Strings(e.LoadPath...))))
-	if err != nil {
-		return err
-	}
-	packages, err := decodeIdentities(reply)
-	if err != nil {
-		return err
-	}
-	if e.packages != nil && len(packages) != len(e.packages) {
-		return fmt.Errorf("a second session lists %d packages, the first listed %d", len(packages), len(e.packages))
-	}
-	e.packages = packages
-	e.Logger.Debug("packages listed", "count", len(packages), "channels", e.Channels)
-	return nil
-}
-
-func decodeIdentities(reply sexp.Value) ([]identity, error) {
-	items, ok := sexp.Items(reply)
-	if !ok {
-		return nil, fmt.Errorf("list of packages is %.80q", reply)
-	}
-	packages := make([]identity, len(items))
-	for i, item := range items {
-		fields, _ := sexp.Items(item)
-		if len(fields) != 5 {
-			return nil, fmt.Errorf("identity of a package is %.80q", item)
-		}
-		p := &packages[i]
-		p.name, _ = sexp.Text(fields[0])
-		p.version, _ = sexp.Text(fields[1])
-		p.location.File, _ = sexp.Text(fields[2])
-		p.location.Line = integer(fields[3])
-		p.location.Column = integer(fields[4])
-	}
-	return packages, nil
-}
-
-func integer(v sexp.Value) int {
-	n, _ := v.(sexp.Int)
-	return int(n)
-}
-
 // total is the number of jobs there could be.
-func (e *evaluation) total() int { return len(e.packages) * len(e.Systems) }
+func (e *evaluation) total() int { return len(e.entries) * len(e.Systems) }
 
 // calls are the expressions that lower what is left.
 func (e *evaluation) calls(yield func(sexp.Value) bool) {
 	for i := e.next; i < e.total(); i++ {
-		p, system := i%len(e.packages), e.Systems[i/len(e.packages)]
+		p, system := i%len(e.entries), e.Systems[i/len(e.entries)]
 		if !yield(sexp.L(sexp.Symbol("guixci/lower"), sexp.Int(p), sexp.String(system))) {
 			return
 		}
@@ -278,119 +240,18 @@ func (e *evaluation) lower(ctx context.Context, s *Session, yield func(Job, erro
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		job, wanted, err := e.job(v, err, late)
+		jobs, err := e.jobs(e.next, v, err, late)
 		if err != nil {
 			return false, err
 		}
 		e.next++
-		if wanted && !yield(job, nil) {
-			cancel(errEnough) // what was sent ahead need not be waited for
-			return false, nil
+		for _, job := range jobs {
+			if !yield(job, nil) {
+				cancel(errEnough) // what was sent ahead need not be waited for
+				return false, nil
+			}
 		}
 		clock.Reset(e.PackageTimeout)
 	}
 	return e.next < e.total(), nil
-}
-
-// job returns the job that a reply is about: the next one.
-func (e *evaluation) job(v sexp.Value, failure, late error) (job Job, wanted bool, err error) {
-	job = e.blank()
-	var exception *Exception
-	switch {
-	case failure == nil:
-		wanted, err = e.fill(&job, v)
-		return job, wanted, err
-	case errors.As(failure, &exception):
-		job.Err = exception
-	case errors.Is(failure, late):
-		job.Err = plainException(keyTimeout, late.Error())
-	default:
-		job.Err = plainException(keyEnded, failure.Error())
-	}
-	if job.Err.Key == keyTimeout || job.Err.Key == keyEnded {
-		e.Logger.Warn("inferior lost", "job", job.Name, "err", failure)
-	}
-	return job, true, nil
-}
-
-// blank returns the next job as far as it is known without lowering.
-func (e *evaluation) blank() Job {
-	p := e.packages[e.next%len(e.packages)]
-	system := e.Systems[e.next/len(e.packages)]
-	return Job{Name: p.name + "." + system, System: system,
-		Package: p.name, Version: p.version, Location: p.location}
-}
-
-func plainException(key, message string) *Exception {
-	return &Exception{Key: key, Args: []sexp.Value{sexp.String(message)}}
-}
-
-// fill completes job from what guixci/lower returned.
-// wanted is false if there is to be no job.
-func (e *evaluation) fill(job *Job, v sexp.Value) (wanted bool, err error) {
-	job.Synopsis = text(v, "synopsis")
-	job.HomePage = text(v, "home-page")
-	job.License = joined(v, "licenses")
-	if _, base := sexp.Rest(v, "base"); base {
-		job.Name = "base." + job.Name
-	}
-	if thrown, ok := sexp.Rest(v, "exception"); ok {
-		job.Err, err = decodeException(thrown)
-		return true, err
-	}
-	if _, ok := sexp.Rest(v, "unsupported"); ok {
-		e.Logger.Debug("package not supported", "job", job.Name)
-		return false, nil
-	}
-	job.Derivation = text(v, "derivation")
-	if job.Derivation == "" {
-		return false, fmt.Errorf("lower %q: no derivation in %.80q", job.Name, v)
-	}
-	job.NixName = text(v, "nix-name")
-	job.Outputs = pairs(v, "outputs")
-	job.MaxSilentTime = seconds(v, "max-silent-time")
-	job.Timeout = seconds(v, "timeout")
-	job.Substitutable = flag(v, "substitutable")
-	wanted = job.Substitutable || e.Unsubstitutable || flag(v, "always")
-	if !wanted {
-		e.Logger.Debug("package not substitutable", "job", job.Name)
-	}
-	return wanted, nil
-}
-
-func text(v sexp.Value, key sexp.Symbol) string {
-	field, _ := sexp.Field(v, key)
-	s, _ := sexp.Text(field)
-	return s
-}
-
-func flag(v sexp.Value, key sexp.Symbol) bool {
-	field, _ := sexp.Field(v, key)
-	return sexp.True(field)
-}
-
-func joined(v sexp.Value, key sexp.Symbol) string {
-	var words []string
-	rest, _ := sexp.Rest(v, key)
-	for _, r := range rest {
-		words = append(words, displayed(r))
-	}
-	return strings.Join(words, ", ")
-}
-
-func seconds(v sexp.Value, key sexp.Symbol) time.Duration {
-	field, _ := sexp.Field(v, key)
-	return time.Duration(integer(field)) * time.Second
-}
-
-// pairs reads (KEY ("name" . "value") …).
-func pairs(v sexp.Value, key sexp.Symbol) map[string]string {
-	m := make(map[string]string)
-	rest, _ := sexp.Rest(v, key)
-	for _, r := range rest {
-		if l, ok := r.(*sexp.List); ok && len(l.Items) == 1 && l.Tail != nil {
-			m[displayed(l.Items[0])] = displayed(l.Tail)
-		}
-	}
-	return m
 }

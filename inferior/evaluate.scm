@@ -1,8 +1,8 @@
 ;;; What package inferior defines in a session in order to list packages and
 ;;; lower them.  Each form is read by package sexp and sent as data, in order;
-;;; the calls that follow are (guixci/enumerate CHANNELS SPECS LOAD-PATH) and
-;;; (guixci/lower INDEX SYSTEM).  The rules are those of 'channels' and
-;;; 'packages' in 'cuirass-jobs' of (gnu ci).
+;;; the calls that follow are (guixci/enumerate REQUEST) and
+;;; (guixci/lower INDEX SYSTEM).  The rules are those of 'cuirass-jobs' of
+;;; (gnu ci).  What needs that module, which is slow to load, is in modes.scm.
 
 (use-modules (guix channels)
              (guix derivations)
@@ -125,81 +125,21 @@ reported before it was thrown."
     result))
 
 ;;;
-;;; Which packages.
+;;; Entries.
 ;;;
+;;; An entry is what may become a job: its identity, a procedure that takes a
+;;; system and returns the fields of the job, and an object; entries of one
+;;; object that make jobs of one name are the same.
+;;;
+;;; An identity is the list (STEM SUFFIX NAME VERSION FILE LINE COLUMN).  The
+;;; job is called STEM.SYSTEM followed by SUFFIX; STEM if SUFFIX is false.
 
-;; Each element is a package of a channel; or (always . PACKAGE), one that
-;; was asked for by specification; or (NAME . EXCEPTION), a package or module
-;; that could not be found or loaded.
-(define guixci/found #())
+(define (guixci/entry identity object lower)
+  (list identity object lower))
 
-;; The system of the last call, and the base packages for it.
-(define guixci/system #f)
-(define guixci/base '())
-(define guixci/guix? #f)                ;was the channel 'guix' asked for?
-
-(define (guixci/channel-packages names)
-  "Return the packages of the channels called NAMES, hidden ones and
-replacements too, superseded ones not, and a pair for each module that does not load."
-  (define broken '())
-
-  (define (module-failed file module args)
-    (set! broken
-          (cons (cons (object->string module)
-                      (guixci/exception (car args) (cdr args) #f ""))
-                broken)))
-
-  (define (wanted? package)
-    (any (lambda (channel)
-           (memq (channel-name channel) names))
-         (package-channels package)))
-
-  (define (adjust package result)
-    (cond ((not (wanted? package)) result)
-          ((package-replacement package)
-           => (lambda (replacement) (cons* replacement package result)))
-          ((package-superseded package) result)
-          (else (cons package result))))
-
-  ;; A channel's packages are in its own modules, or made by calls from those
-  ;; of another channel, but never in those of Guix: not loading the
-  ;; latter saves seconds.
-  (define path
-    (if guixci/guix?
-        (%package-module-path)
-        (call-with-values package-path-entries (lambda (scm go) scm))))
-
-  (define packages
-    (fold-packages adjust
-                   (if guixci/guix?
-                       (fold adjust '() (guixci/final-inputs))
-                       '())
-                   (all-modules path #:warn module-failed)
-                   #:select? (const #t)))
-
-  (append broken (delete-duplicates packages eq?)))
-
-(define* (guixci/final-inputs #:optional (system (%current-system)))
-  (match ((@ (gnu packages base) %final-inputs) system)
-    (((labels packages _ ...) ...)
-     packages)))
-
-(define (guixci/base-packages system)
-  (if guixci/guix?
-      (append-map (lambda (package)
-                    (match (package-transitive-inputs package)
-                      (((_ inputs _ ...) ...)
-                       inputs)))
-                  (guixci/final-inputs system))
-      '()))
-
-(define (guixci/specified-packages specs)
-  (map (lambda (spec)
-         (match (guixci/guard (lambda ()
-                                (list (specification->package spec))))
-           (((? package? package)) (cons 'always package))
-           ((exception) (cons spec exception))))
-       specs))
+(define guixci/entry-identity first)
+(define guixci/entry-object second)
+(define guixci/entry-lower third)
 
 (define (guixci/place package)
   "Return the file, line and column of PACKAGE, or empty ones."
@@ -209,25 +149,188 @@ replacements too, superseded ones not, and a pair for each module that does not 
                     (location-line location)
                     (location-column location)))))
 
-(define (guixci/identity entry)
-  "Return the name, version, file, line and column of ENTRY."
-  (match entry
-    ((or ('always . package) (? package? package))
-     (cons* (package-name package) (package-version package)
-            (guixci/place package)))
-    ((name . _)
-     (list name "" "" 0 0))))
+(define (guixci/plain-identity name)
+  "Return the identity of what is no package."
+  (list name "" name "" "" 0 0))
+
+(define (guixci/bad-entry name exception)
+  "Return the entry of what is called NAME and could not even be found."
+  (guixci/entry (guixci/plain-identity name) name
+                (const (list exception))))
+
+(define* (guixci/package-entry package kind
+                               #:key (before "") (after "") target
+                               (valid? (const #t)))
+  "Return the entry of PACKAGE, built for TARGET if that is not false.  KIND
+says what is built: 'ci', what 'package->job' of (gnu ci) builds; 'supported',
+what is supported on the system; 'always', anything.  VALID? is asked first
+whether there is a job for a system at all."
+  (guixci/entry
+   (cons* (string-append before (package-name package)) after
+          (package-name package) (package-version package)
+          (guixci/place package))
+   package
+   (lambda (system)
+     (if (valid? system)
+         (append (guixci/metadata package kind)
+                 (guixci/guard
+                  (lambda ()
+                    (guixci/package-fields package kind system target))))
+         '((unsupported))))))
+
+;;;
+;;; Which packages.
+;;;
+
+;; The system of the last call, and the base packages for it.
+(define guixci/system #f)
+(define guixci/base '())
+(define guixci/guix? #f)                ;was the channel 'guix' asked for?
+
+(define (guixci/modules path)
+  "Return the modules of PATH that load, and an entry for each that does not."
+  (define broken '())
+  (define (module-failed file module args)
+    (set! broken
+          (cons (guixci/bad-entry (object->string module)
+                                  (guixci/exception (car args) (cdr args)
+                                                    #f ""))
+                broken)))
+  (let ((modules (all-modules path #:warn module-failed)))
+    (values modules broken)))
+
+(define (guixci/packages wanted?)
+  "Return the entries of the packages that satisfy WANTED?, hidden ones and
+replacements too, superseded ones not, and of the modules that do not load."
+  (define seen (make-hash-table))
+
+  (define (add package result)
+    (if (hashq-ref seen package)
+        result
+        (begin
+          (hashq-set! seen package #t)
+          (cons package result))))
+
+  (define (adjust package result)
+    (cond ((not (wanted? package)) result)
+          ((package-replacement package)
+           => (lambda (replacement)
+                (add replacement (add package result))))
+          ((package-superseded package) result)
+          (else (add package result))))
+
+  ;; A channel's packages are in its own modules, or made by calls from those
+  ;; of another channel, but never in those of Guix: not loading the
+  ;; latter saves seconds.
+  (define path
+    (if guixci/guix?
+        (%package-module-path)
+        (call-with-values package-path-entries (lambda (scm go) scm))))
+
+  (call-with-values (lambda () (guixci/modules path))
+    (lambda (modules broken)
+      (append broken
+              (map (lambda (package)
+                     (guixci/package-entry package 'ci))
+                   (fold-packages adjust
+                                  (if guixci/guix?
+                                      (fold adjust '() (guixci/final-inputs))
+                                      '())
+                                  modules
+                                  #:select? (const #t)))))))
+
+(define (guixci/channel-packages names)
+  "Return the entries of the packages of the channels called NAMES."
+  (guixci/packages (lambda (package)
+                     (any (lambda (channel)
+                            (memq (channel-name channel) names))
+                          (package-channels package)))))
+
+(define* (guixci/final-inputs #:optional (system (%current-system)))
+  (match ((@ (gnu packages base) %final-inputs) system)
+    (((labels packages _ ...) ...)
+     packages)))
+
+(define (guixci/base-packages system)
+  "Return a table of the packages that build systems use implicitly."
+  (let ((table (make-hash-table)))
+    (when guixci/guix?
+      (for-each (lambda (package)
+                  (match (package-transitive-inputs package)
+                    (((_ inputs _ ...) ...)
+                     (for-each (lambda (input)
+                                 (hashq-set! table input #t))
+                               inputs))))
+                (guixci/final-inputs system)))
+    table))
+
+(define (guixci/specified-packages specs)
+  (map (lambda (spec)
+         (match (guixci/guard (lambda ()
+                                (list (specification->package spec))))
+           (((? package? package)) (guixci/package-entry package 'always))
+           ((exception) (guixci/bad-entry spec exception))))
+       specs))
 
 (define (guixci/before? a b)
-  "Compare identities: by file, so that neighbours share what they load, then
+  "Compare entries: by file, so that neighbours share what they load, then
 by what makes the order the same in every session."
-  (match (list a b)
-    (((name1 version1 file1 line1 column1) (name2 version2 file2 line2 column2))
+  (match (map guixci/entry-identity (list a b))
+    (((stem1 suffix1 name1 version1 file1 line1 column1)
+      (stem2 suffix2 name2 version2 file2 line2 column2))
      (cond ((not (string=? file1 file2)) (string<? file1 file2))
            ((not (= line1 line2)) (< line1 line2))
            ((not (= column1 column2)) (< column1 column2))
            ((not (string=? name1 name2)) (string<? name1 name2))
-           (else (string<? version1 version2))))))
+           ((not (string=? version1 version2)) (string<? version1 version2))
+           (else (string<? (or suffix1 "") (or suffix2 "")))))))
+
+(define (guixci/same-once entries)
+  "Return ENTRIES without the later ones of those that are the same."
+  (define seen (make-hash-table))
+  (remove (lambda (entry)
+            (let* ((object (guixci/entry-object entry))
+                   (name   (take (guixci/entry-identity entry) 2))
+                   (names  (hashq-ref seen object '())))
+              (or (member name names)
+                  (begin
+                    (hashq-set! seen object (cons name names))
+                    #f))))
+          entries))
+
+(define (guixci/distinctions identities)
+  "Return what tells IDENTITIES with the same job name apart, a list of
+strings: the empty one for the newest version, @VERSION for the others, and
+#N if there are several of that version."
+  (define groups (make-hash-table))
+  (define distinctions (make-hash-table))
+
+  (define (newer? a b)
+    (version>? (fourth a) (fourth b)))
+
+  (define (distinguish group)
+    (match (stable-sort (reverse group) newer?)
+      ((newest others ...)
+       (fold (lambda (identity before)
+               (let* ((version (fourth identity))
+                      (count   (+ 1 (or (assoc-ref before version) 0))))
+                 (hashq-set! distinctions identity
+                             (if (= count 1)
+                                 (string-append "@" version)
+                                 (format #f "@~a#~a" version count)))
+                 (alist-cons version count before)))
+             (list (cons (fourth newest) 1))
+             others))))
+
+  (for-each (lambda (identity)
+              (let ((key (take identity 2)))
+                (hash-set! groups key
+                           (cons identity (hash-ref groups key '())))))
+            identities)
+  (hash-for-each (lambda (key group) (distinguish group)) groups)
+  (map (lambda (identity)
+         (hashq-ref distinctions identity ""))
+       identities))
 
 (define (guixci/add-load-path! directories)
   "Do what 'guix build -L' does."
@@ -236,23 +339,42 @@ by what makes the order the same in every session."
   (set! %load-path (append directories %load-path))
   (set! %load-compiled-path (append directories %load-compiled-path)))
 
-(define (guixci/enumerate names specs directories)
-  "Find the packages of the channels called NAMES, a list of symbols, and those
-called SPECS, a list of strings, with DIRECTORIES in front of the load path.
-Return their identities."
-  (guixci/add-load-path! directories)
-  (set! guixci/guix? (memq 'guix names))
-  (let* ((entries (append (if (null? names)
-                              '()
-                              (guixci/channel-packages names))
-                          (guixci/specified-packages specs)))
-         (sorted  (stable-sort (map (lambda (entry)
-                                      (cons (guixci/identity entry) entry))
-                                    entries)
-                               (lambda (a b)
-                                 (guixci/before? (car a) (car b))))))
-    (set! guixci/found (list->vector (map cdr sorted)))
-    (map car sorted)))
+;; What there is to lower: a vector of entries.
+(define guixci/found #())
+
+(define (guixci/enumerate request)
+  "Find what REQUEST asks for, an association list: the names of 'channels',
+specifications of 'packages', 'modes', and so on; 'load-path' are directories in
+front of the load path.  Return what distinguishes each, and its identity."
+  (define (requested key)
+    (or (assq-ref request key) '()))
+
+  (guixci/add-load-path! (requested 'load-path))
+  (set! guixci/guix? (or (memq 'guix (requested 'channels))
+                         (memq 'all (requested 'modes))))
+  (let* ((packages (append
+                    (guixci/specified-packages (requested 'packages))
+                    (guixci/mode-packages (requested 'modes))
+                    (match (requested 'channels)
+                      (() '())
+                      (names (guixci/channel-packages names)))))
+         (entries  (guixci/same-once
+                    (append (stable-sort (guixci/same-once packages)
+                                         guixci/before?)
+                            (guixci/mode-entries request))))
+         (identities (map guixci/entry-identity entries)))
+    (set! guixci/found (list->vector entries))
+    (map cons (guixci/distinctions identities) identities)))
+
+;; These are for what is always there; modes.scm adds the rest.
+(define (guixci/mode-packages modes)
+  (append-map (match-lambda
+                ('hello (guixci/specified-packages '("hello")))
+                ('all   (guixci/packages (const #t)))
+                (_      '()))
+              modes))
+
+(define (guixci/mode-entries request) '())
 
 ;;;
 ;;; Lowering them.
@@ -274,45 +396,59 @@ Return their identities."
     ((? string? value) `((name ,(guixci/plain value))))
     (_ '())))
 
-(define (guixci/metadata package)
+(define (guixci/base? package kind)
+  (and (eq? kind 'ci) (hashq-ref guixci/base package)))
+
+(define (guixci/metadata package kind)
   (append (guixci/field synopsis (package-synopsis package))
           (guixci/field home-page (package-home-page package))
           `((licenses ,@(or (false-if-exception (guixci/licenses package))
-                            '())))
-          (if (memq package guixci/base) '((base #t)) '())))
+                            '()))
+            (systems ,@(or (false-if-exception
+                            (package-supported-systems package))
+                           '())))
+          (if (guixci/base? package kind) '((base #t)) '())))
 
 (define (guixci/property package key default)
   (match (assq-ref (package-properties package) key)
     ((? integer? value) value)
     (_ default)))
 
-(define (guixci/job package system always?)
+(define* (guixci/derivation-fields drv
+                                   #:key always?
+                                   (max-silent-time 3600)
+                                   (timeout (* 5 3600)))
+  "Return the fields of the job that builds DRV."
+  `((derivation ,(derivation-file-name drv))
+    (outputs ,@(derivation->output-paths drv))
+    (nix-name ,(derivation-name drv))
+    (substitutable ,(substitutable-derivation? drv))
+    (always ,always?)
+    (max-silent-time ,max-silent-time)
+    (timeout ,timeout)))
+
+(define (guixci/package-fields package kind system target)
   "Return the fields of PACKAGE's job, or the field that says why there is none."
-  (if (or always?
-          (memq package guixci/base)
+  (if (or (eq? kind 'always)
+          (guixci/base? package kind)
           (supported-package? package system))
-      (let ((drv (parameterize ((%graft? #f))
-                   (package-derivation guixci/store package system
-                                       #:graft? #f))))
-        `((derivation ,(derivation-file-name drv))
-          (outputs ,@(derivation->output-paths drv))
-          (nix-name ,(derivation-name drv))
-          (substitutable ,(substitutable-derivation? drv))
-          (always ,always?)
-          (max-silent-time ,(guixci/property package 'max-silent-time 3600))
-          (timeout ,(guixci/property package 'timeout 72000))))
+      (guixci/derivation-fields
+       (if target
+           (package-cross-derivation guixci/store package target system
+                                     #:graft? #f)
+           (package-derivation guixci/store package system #:graft? #f))
+       #:always? (not (eq? kind 'ci))
+       #:max-silent-time (guixci/property package 'max-silent-time 3600)
+       #:timeout (guixci/property package 'timeout 72000))
       '((unsupported))))
 
 (define (guixci/lower index system)
-  "Return the fields of the job of the package at INDEX for SYSTEM."
+  "Return the fields of the job of the entry at INDEX for SYSTEM; for an entry
+that makes several jobs, one field with the fields of each."
   (unless (equal? system guixci/system)
     (invalidate-derivation-caches!)
     (set! guixci/system system)
     (set! guixci/base (guixci/base-packages system)))
-  (define (fields package always?)
-    (append (guixci/metadata package)
-            (guixci/guard (lambda () (guixci/job package system always?)))))
-  (match (vector-ref guixci/found index)
-    ((? package? package) (fields package #f))
-    (('always . package) (fields package #t))
-    ((_ . exception) (list exception))))
+  ;; Grafting is meant to happen on the user's machines.
+  (parameterize ((%graft? #f))
+    ((guixci/entry-lower (vector-ref guixci/found index)) system)))

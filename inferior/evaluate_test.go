@@ -34,7 +34,7 @@ func evaluationReply(expr sexp.Value, stderr io.Writer, done chan<- int) string 
 	if _, ok := sexp.Tagged(expr, "guixci/enumerate"); ok {
 		list := sexp.L()
 		for i, name := range scriptedPackages {
-			list.Items = append(list.Items, sexp.L(sexp.String(name), sexp.String("1.0"), sexp.String("my/packages.scm"), sexp.Int(10*i+1), sexp.Int(2)))
+			list.Items = append(list.Items, sexp.L(sexp.String(""), sexp.String(name), sexp.String(""), sexp.String(name), sexp.String("1.0"), sexp.String("my/packages.scm"), sexp.Int(10*i+1), sexp.Int(2)))
 		}
 		return inferiortest.Value(list)
 	}
@@ -70,7 +70,7 @@ func forEver() string {
 }
 
 var scriptedJobs = map[string]string{
-	"good": `((synopsis "Good") (home-page "https://example.org") (licenses "GPL 3+" "Expat") (base #t) (derivation "/gnu/store/g.drv")
+	"good": `((synopsis "Good") (home-page "https://example.org") (systems "x86_64-linux" "i586-gnu") (licenses "GPL 3+" "Expat") (base #t) (derivation "/gnu/store/g.drv")
 	  (outputs ("doc" . "/gnu/store/g-doc") ("out" . "/gnu/store/g")) (nix-name "good-1.0") (substitutable #t) (always #f) (max-silent-time 60) (timeout 120))`,
 	"last": `((licenses) (derivation "/gnu/store/l.drv") (outputs ("out" . "/gnu/store/l")) (nix-name "last-1.0") (substitutable #t) (always #f) (max-silent-time 1) (timeout 2))`,
 	"thrower": `((licenses) (exception (arguments unbound-variable (value #f) (value "Unbound variable: ~S") (value (x)) (value #f))
@@ -102,10 +102,10 @@ func TestEvaluate(t *testing.T) {
 		t.Errorf("%q, want %q", names, want)
 	}
 	good := inferior.Job{
-		Name: "base.good.x86_64-linux", System: "x86_64-linux", Derivation: "/gnu/store/g.drv",
+		Name: "base.good.x86_64-linux", Key: "base.good.x86_64-linux", System: "x86_64-linux", Derivation: "/gnu/store/g.drv",
 		Outputs: map[string]string{"out": "/gnu/store/g", "doc": "/gnu/store/g-doc"}, NixName: "good-1.0", Package: "good", Version: "1.0",
 		Location: inferior.Location{File: "my/packages.scm", Line: 1, Column: 2}, Synopsis: "Good", License: "GPL 3+, Expat",
-		HomePage: "https://example.org", MaxSilentTime: time.Minute, Timeout: 2 * time.Minute, Substitutable: true,
+		HomePage: "https://example.org", SupportedSystems: []string{"x86_64-linux", "i586-gnu"}, MaxSilentTime: time.Minute, Timeout: 2 * time.Minute, Substitutable: true,
 	}
 	if diff := cmp.Diff(good, jobs["good"]); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

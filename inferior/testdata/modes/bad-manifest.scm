@@ -1,0 +1,1 @@
+(specifications->manifest '("hello" "no-such-package"))
