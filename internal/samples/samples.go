@@ -95,7 +95,7 @@ func (s *Set) add(name string, more map[string]string) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("make sample %s: %v", name, err)
+		return fmt.Errorf("make sample %s: %w", name, err)
 	}
 	for path, text := range more {
 		content[path] = text
@@ -106,7 +106,7 @@ func (s *Set) add(name string, more map[string]string) error {
 		err = repo.Keyring("keyring", s.Mallory)
 	}
 	if err != nil {
-		return fmt.Errorf("make sample %s: %v", name, err)
+		return fmt.Errorf("make sample %s: %w", name, err)
 	}
 	s.repos[name], s.intros[name] = repo, intro
 	return nil
@@ -129,7 +129,7 @@ func (s *Set) Channels() channel.List {
 func (s *Set) WriteChannels(name string) error {
 	f, err := os.Create(name)
 	if err != nil {
-		return fmt.Errorf("write sample channels: %v", err)
+		return fmt.Errorf("write sample channels: %w", err)
 	}
 	_, err = s.Channels().WriteTo(f)
 	return errors.Join(err, f.Close())
