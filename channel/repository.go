@@ -86,7 +86,8 @@ func readObject(o plumbing.EncodedObject) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := io.ReadAll(in)
+	raw := make([]byte, o.Size())
+	_, err = io.ReadFull(in, raw)
 	return raw, errors.Join(err, in.Close())
 }
 

@@ -86,7 +86,7 @@ func build(t *testing.T) string {
 	return program
 }
 
-// longHistory makes a packed repository of a channel with some hundred files,
+// longHistory makes a packed repository of a channel with a hundred packages,
 // to which five people commit, half of the time with RSA-4096 keys: every 80
 // commits the authorizations change, every 16th commit is a merge.
 func longHistory(t *testing.T, commits int) (*channeltest.Repo, *channel.Introduction) {
@@ -104,7 +104,7 @@ func longHistory(t *testing.T, commits int) (*channeltest.Repo, *channel.Introdu
 		keys[2*i+1] = key
 	}
 	files := map[string]string{}
-	for i := range 300 {
+	for i := range 100 {
 		files[fmt.Sprintf("gn/packages/p%03d.scm", i)] = strings.Repeat(fmt.Sprintf("(define-public p%d %d)\n", i, i), 20)
 		files[fmt.Sprintf("etc/%d.txt", i%20)] = "news"
 		files[fmt.Sprintf("file-%d", i%12)] = "text"
@@ -114,7 +114,7 @@ func longHistory(t *testing.T, commits int) (*channeltest.Repo, *channel.Introdu
 	must(err)
 	must(repo.Keyring("keyring", keys...))
 	for i := 1; i <= commits; i++ {
-		change := map[string]string{fmt.Sprintf("gn/packages/p%03d.scm", i*7%300): fmt.Sprintf("(define-public changed %d)\n", i)}
+		change := map[string]string{fmt.Sprintf("gn/packages/p%03d.scm", i*7%100): fmt.Sprintf("(define-public changed %d)\n", i)}
 		if i%80 == 0 { // somebody new comes, who never commits
 			change[".guix-authorizations"] = channeltest.Authorizations(append(keys, channeltest.NewKey(fmt.Sprint(i)))...)
 		}
