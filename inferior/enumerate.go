@@ -3,13 +3,56 @@ package inferior
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
+// open returns a session that has listed the packages.
+func (e *evaluation) open(ctx context.Context) (_ *Session, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.EnumerateTimeout,
+		fmt.Errorf("packages not listed within %v", e.EnumerateTimeout))
+	defer cancel()
+	s, err := Start(ctx, e.Session)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	for _, program := range e.programs() {
+		if err := s.load(ctx, program); err != nil {
+			return nil, err
+		}
+	}
+	return s, e.enumerate(ctx, s)
+}
+
+// load evaluates each datum of a program.
+func (s *Session) load(ctx context.Context, program string) error {
+	r := sexp.NewReader(strings.NewReader(program))
+	for {
+		form, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := s.Eval(ctx, form); err != nil {
+			return err
+		}
+	}
+}
+
+// enumerate makes the session list the packages. The first session says what there is
+// to do; the others must agree, since numbers are all that is said of packages later.
 func (e *evaluation) enumerate(ctx context.Context, s *Session) error {
-	if len(e.Systems) == 0 {
+	if e.entries == nil && len(e.Systems) == 0 {
 		v, err := s.Eval(ctx, sexp.L(sexp.Symbol("%current-system")))
 		if err != nil {
 			return err
@@ -25,10 +68,11 @@ func (e *evaluation) enumerate(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	if e.entries != nil && !slices.Equal(entries, e.entries) {
+	if e.entries == nil {
+		e.entries = entries
+	} else if !slices.Equal(entries, e.entries) {
 		return fmt.Errorf("a second session lists %d packages that are not the %d that the first listed", len(entries), len(e.entries))
 	}
-	e.entries = entries
 	e.Logger.Debug("packages listed", "count", len(entries), "channels", e.Channels, "modes", e.Modes)
 	return nil
 }

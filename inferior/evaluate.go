@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
-	"strings"
 	"time"
-
-	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
 // EvaluateOptions say what to evaluate. Channels, Packages, Modes, Manifests and
@@ -44,6 +40,15 @@ type EvaluateOptions struct {
 	// Unsubstitutable asks also for a channel's packages whose derivations
 	// say that they are not to be substituted. Guix's own CI leaves them out.
 	Unsubstitutable bool
+	// Sessions is how many inferiors to run side by side; 0 means 1. They share
+	// the packages, cut by source file, and each lists all of them first, which
+	// takes seconds for the whole of Guix; so only as many run as there is work for.
+	Sessions int
+	// SessionMemory is the resident memory, in bytes, above which a session is
+	// replaced by a fresh one between two packages; 0 means 2 GiB. One that reaches
+	// twice that while it lowers a package is killed, and the package with it. Less than
+	// the Guix at hand needs for listing packages is a fresh session every few packages.
+	SessionMemory int64
 	// PackageTimeout is how long one package may take to lower before it is
 	// given up, together with the session; 0 means 5 minutes.
 	PackageTimeout time.Duration
@@ -69,7 +74,8 @@ type Job struct {
 	Key    string
 	System string
 	// Derivation is the .drv in the store; empty if Err is not nil. It is
-	// safe from garbage collection until the sequence ends, and no longer.
+	// safe from garbage collection until the sequence ends, and no longer; less
+	// long if its session is replaced. Who needs it longer roots it when it comes.
 	Derivation string
 	// Outputs are the store items it makes, by name: "out", "doc", ….
 	Outputs map[string]string
@@ -93,8 +99,9 @@ type Job struct {
 	// Substitutable is false if the result is not meant for others.
 	Substitutable bool
 	// Err is the exception that prevented the derivation; nil if there is one.
-	// Its key is package-timeout for a package that took too long and
-	// session-ended for one that killed its inferior.
+	// Its key is package-timeout for a package that took too long,
+	// session-ended for one that killed its inferior and package-memory for
+	// one that ate its memory.
 	Err *Exception
 }
 
@@ -116,15 +123,18 @@ func (l Location) String() string {
 // Keys of the exceptions that are ours.
 const (
 	keyTimeout = "package-timeout"
+	keyMemory  = "package-memory"
 	keyEnded   = "session-ended"
 )
 
 var errEnough = errors.New("no more jobs are wanted")
 
-// Evaluate starts an inferior, lists the packages asked for and lowers one
-// after the other, without grafts, yielding each job as soon as it is known. A package
-// that throws is a job with Err. So is one that takes too long, or kills the
-// inferior; then another inferior takes over. An error that is not a
+// Evaluate starts inferiors, lists the packages asked for and lowers one
+// after the other, without grafts, yielding each job as soon as it is known, in no
+// particular order if there are several sessions. A package
+// that throws is a job with Err. So is one that takes too long, or kills its
+// inferior, or eats its memory, also in an inferior that has done nothing else before;
+// then another inferior takes over. An error that is not a
 // job's is the last thing yielded: no inferior could be started, or the packages not be
 // listed, or ctx has ended.
 func Evaluate(ctx context.Context, o EvaluateOptions) iter.Seq2[Job, error] {
@@ -142,11 +152,17 @@ func Evaluate(ctx context.Context, o EvaluateOptions) iter.Seq2[Job, error] {
 // An evaluation is the state of one Evaluate.
 type evaluation struct {
 	EvaluateOptions
-	entries []entry
-	next    int // index of the next job: system next / len(packages), package the rest
+	entries []entry // not changed once the first session has listed them
+	work    *shares
 }
 
 func newEvaluation(o EvaluateOptions) *evaluation {
+	if o.Sessions == 0 {
+		o.Sessions = 1
+	}
+	if o.SessionMemory == 0 {
+		o.SessionMemory = 2 << 30
+	}
 	if o.PackageTimeout == 0 {
 		o.PackageTimeout = 5 * time.Minute
 	}
@@ -159,99 +175,39 @@ func newEvaluation(o EvaluateOptions) *evaluation {
 	return &evaluation{EvaluateOptions: o}
 }
 
-// run lowers all packages, in one session after another. Each session
-// either finishes or has lost the one package that broke it, so this ends.
+// run lets workers lower the packages and yields what they find.
 func (e *evaluation) run(ctx context.Context, yield func(Job, error) bool) error {
-	for {
-		s, err := e.open(ctx)
-		if err != nil {
-			return err
-		}
-		more, err := e.lower(ctx, s, yield)
-		s.Close()
-		if !more || err != nil {
-			return err
-		}
-	}
-}
-
-// open returns a session that has listed the packages.
-func (e *evaluation) open(ctx context.Context) (_ *Session, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.EnumerateTimeout,
-		fmt.Errorf("packages not listed within %v", e.EnumerateTimeout))
-	defer cancel()
-	s, err := Start(ctx, e.Session)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
-	for _, program := range e.programs() {
-		if err := s.load(ctx, program); err != nil {
-			return nil, err
-		}
-	}
-	return s, e.enumerate(ctx, s)
-}
-
-// load evaluates each datum of a program.
-func (s *Session) load(ctx context.Context, program string) error {
-	r := sexp.NewReader(strings.NewReader(program))
-	for {
-		form, err := r.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if _, err := s.Eval(ctx, form); err != nil {
-			return err
-		}
-	}
-}
-
-// total is the number of jobs there could be.
-func (e *evaluation) total() int { return len(e.entries) * len(e.Systems) }
-
-// calls are the expressions that lower what is left.
-func (e *evaluation) calls(yield func(sexp.Value) bool) {
-	for i := e.next; i < e.total(); i++ {
-		p, system := i%len(e.entries), e.Systems[i/len(e.entries)]
-		if !yield(sexp.L(sexp.Symbol("guixci/lower"), sexp.Int(p), sexp.String(system))) {
-			return
-		}
-	}
-}
-
-// lower yields jobs until all are done, the consumer has enough, or the session breaks.
-// more says that another session must go on.
-func (e *evaluation) lower(ctx context.Context, s *Session, yield func(Job, error) bool) (more bool, err error) {
-	late := fmt.Errorf("not lowered within %v", e.PackageTimeout)
 	within, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	clock := time.AfterFunc(e.PackageTimeout, func() { cancel(late) })
-	defer clock.Stop()
-	for v, err := range s.EvalAll(within, e.calls) {
-		clock.Stop() // the consumer may take its time
-		if ctx.Err() != nil {
-			return false, context.Cause(ctx)
-		}
-		jobs, err := e.jobs(e.next, v, err, late)
-		if err != nil {
-			return false, err
-		}
-		e.next++
-		for _, job := range jobs {
-			if !yield(job, nil) {
-				cancel(errEnough) // what was sent ahead need not be waited for
-				return false, nil
-			}
-		}
-		clock.Reset(e.PackageTimeout)
+	first, err := e.open(within)
+	if err != nil {
+		return err
 	}
-	return e.next < e.total(), nil
+	e.work = newShares(e.total(), e.Sessions, e.sameFile)
+	found := make(chan Job)
+	finished := make(chan error, 1)
+	go func() { // joined by receiving from finished, after found is closed
+		defer close(found)
+		finished <- e.workAll(within, first, found)
+	}()
+	enough := false
+	for job := range found { // to its end, for the workers to end
+		if !enough && ctx.Err() == nil && !yield(job, nil) {
+			enough = true
+			cancel(errEnough)
+		}
+	}
+	if err := <-finished; !enough {
+		return err
+	}
+	return nil
+}
+
+// total is the number of items there are to lower.
+func (e *evaluation) total() int { return len(e.entries) * len(e.Systems) }
+
+// sameFile reports whether item i and the one before it are of one file and system.
+func (e *evaluation) sameFile(i int) bool {
+	n := len(e.entries)
+	return i%n != 0 && e.entries[i%n].location.File == e.entries[i%n-1].location.File
 }

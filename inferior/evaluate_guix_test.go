@@ -72,15 +72,17 @@ func TestGuixEvaluatePackages(t *testing.T) {
 func TestGuixEvaluateBroken(t *testing.T) {
 	guixtest.Require(t)
 	o := onPackages(t, "fine", "unbound-input", "says-why", "wrong-input", "for-ever", "killer", "chatter",
-		"no-substitutes", "no-such-package")
-	o.PackageTimeout = 3 * time.Second
+		"no-substitutes", "no-such-package", "eater")
+	o.PackageTimeout = 10 * time.Second
+	o.SessionMemory = 500 << 20
 	jobs := evaluate(t, o)
 	for name, want := range map[string]struct{ key, message string }{
 		"unbound-input":   {"unbound-variable", "Unbound variable: linux-libre-7.2"},
 		"says-why":        {"&formatted-message", "2024 is not the year 2025"},
 		"wrong-input":     {"&package-input-error", "invalid"},
-		"for-ever":        {"package-timeout", "not lowered within 3s"},
+		"for-ever":        {"package-timeout", "not lowered within 10s"},
 		"killer":          {"session-ended", "signal: killed"},
+		"eater":           {"package-memory", "at most 1000 allowed"},
 		"no-such-package": {"quit", "no-such-package: unknown package"},
 	} {
 		job, ok := jobs[name]
@@ -103,7 +105,7 @@ func TestGuixEvaluateBroken(t *testing.T) {
 	if jobs["no-substitutes"].Substitutable {
 		t.Error("no-substitutes is substitutable")
 	}
-	if len(jobs) != 9 {
+	if len(jobs) != 10 {
 		t.Errorf("%d jobs", len(jobs))
 	}
 }

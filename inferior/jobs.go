@@ -22,13 +22,24 @@ func (e *evaluation) jobs(i int, v sexp.Value, failure, late error) ([]Job, erro
 		job.Err = exception
 	case errors.Is(failure, late):
 		job.Err = plainException(keyTimeout, late.Error())
+	case errors.Is(failure, errMemory):
+		job.Err = plainException(keyMemory, cause(failure).Error())
 	default:
 		job.Err = plainException(keyEnded, failure.Error())
 	}
-	if job.Err.Key == keyTimeout || job.Err.Key == keyEnded {
+	if exception == nil {
 		e.Logger.Warn("inferior lost", "job", job.Name, "err", failure)
 	}
 	return []Job{job}, nil
+}
+
+// cause is why a session broke.
+func cause(err error) error {
+	var broken *BrokenError
+	if errors.As(err, &broken) {
+		return broken.Cause
+	}
+	return err
 }
 
 // blank returns the job of item i as far as it is known without lowering.

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		"dies":     dies,
 		"stubborn": stubborn,
 		"evaluate": scriptedEvaluation,
+		"grows":    scriptedGrowth,
 		"pull":     scriptedPull,
 		"system":   scriptedSystem,
 	})

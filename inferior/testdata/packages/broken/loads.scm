@@ -4,6 +4,7 @@
   #:use-module (guix gexp)
   #:use-module (guix diagnostics)
   #:use-module (guix i18n)
+  #:use-module (rnrs bytevectors)
   #:use-module (srfi srfi-34)
   #:use-module (guix build-system gnu)
   #:use-module (guix build-system trivial)
@@ -72,3 +73,10 @@
     (name "no-substitutes")
     (build-system gnu-build-system)
     (arguments (list #:substitutable? #f))))
+
+(define-public eater
+  (package
+    (inherit fine)
+    (name "eater")
+    (inputs (let loop ((kept '()))
+              (loop (cons (make-bytevector (* 4 1024 1024) 1) kept))))))
