@@ -265,3 +265,115 @@ func TestHandsOver(t *testing.T) {
 		t.Errorf("%q, %v", out, err)
 	}
 }
+
+// What a client fetches gets into the store through the daemon; and stock guix archive takes our bundles.
+func TestImport(t *testing.T) {
+	key := substitute.GenerateKey()
+	socket, _ := daemon(t, key.Public(), 1)
+	m, paths := gifts(t, 4)
+	server := httptest.NewServer(&substitute.Handler{Source: m, Key: key})
+	defer server.Close()
+	client := &substitute.Client{URLs: []string{server.URL}, ACL: substitute.NewACL(key.Public())}
+	closure, err := substitute.Closure(t.Context(), client, paths[len(paths)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := store.Dial(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := substitute.Import(t.Context(), to, key, client, closure); err != nil || len(got) != len(paths) {
+		t.Errorf("imported %q, %v", got, err)
+	}
+	for _, path := range paths {
+		if valid, err := to.Valid(t.Context(), path); err != nil || !valid {
+			t.Errorf("%s: valid %v, %v", path, valid, err)
+		}
+	}
+	to.Close()
+	drop(t, paths)
+
+	var bundle bytes.Buffer
+	w := substitute.NewBundleWriter(&bundle, key)
+	for _, info := range closure {
+		if err := w.Add(t.Context(), m, info); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("guix", "archive", "--import")
+	cmd.Env = append(os.Environ(), "GUIX_DAEMON_SOCKET="+socket)
+	cmd.Stdin = bytes.NewReader(bundle.Bytes())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("guix archive --import: %v\n%s", err, out)
+	}
+	for _, path := range paths {
+		if _, err := os.Lstat(string(path)); err != nil {
+			t.Error(err)
+		}
+	}
+	bad := bytes.Replace(bundle.Bytes(), []byte("TestImport"), []byte("TestIMPORT"), 1)
+	drop(t, paths)
+	cmd = exec.Command("guix", "archive", "--import")
+	cmd.Env = append(os.Environ(), "GUIX_DAEMON_SOCKET="+socket)
+	cmd.Stdin = bytes.NewReader(bad)
+	if out, err := cmd.CombinedOutput(); err == nil {
+		t.Errorf("guix archive --import of an altered bundle: no error\n%s", out)
+	}
+}
+
+// The substituter is killed while it fetches: the daemon fails, nothing becomes valid, and the
+// next attempt works.
+func TestKilledWhileFetching(t *testing.T) {
+	key := substitute.GenerateKey()
+	socket, _ := daemon(t, key.Public(), 1)
+	m, paths := gifts(t, 1)
+	good := &substitute.Handler{Source: m, Key: key}
+	var kill atomic.Bool
+	kill.Store(true)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/nar/") && kill.Load() {
+			w.Write([]byte{0x28, 0xb5, 0x2f, 0xfd})
+			w.(http.Flusher).Flush()
+			killAgents(t)
+			<-r.Context().Done()
+			return
+		}
+		good.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	pool := store.Pool{Address: socket}
+	defer pool.Close()
+	options := store.BuildOptions{SubstituteURLs: []string{server.URL}}
+	if err := pool.EnsurePath(t.Context(), paths[0], options, nil); err == nil {
+		t.Error("no error although the substituter was killed")
+	}
+	err := pool.Do(t.Context(), func(c *store.Client) error {
+		if valid, err := c.Valid(t.Context(), paths[0]); err != nil || valid {
+			t.Errorf("valid %v, %v", valid, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	kill.Store(false)
+	substituteAll(t, socket, m, paths, server.URL)
+}
+
+// killAgents kills the processes that are this test's substituters.
+func killAgents(t *testing.T) {
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range procs {
+		line, _ := os.ReadFile(name)
+		if words := strings.Split(string(line), "\x00"); words[0] == os.Args[0] && len(words) > 2 && words[2] == "--substitute" {
+			var pid int
+			fmt.Sscanf(name, "/proc/%d/", &pid)
+			if p, err := os.FindProcess(pid); err == nil {
+				p.Kill()
+			}
+		}
+	}
+}
