@@ -12,6 +12,7 @@ import (
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/inferior"
 )
 
@@ -95,8 +96,45 @@ func writeSystemFile(file string, text []byte) error {
 // whose state directory and roots are set to be in the pipeline's.
 // The error is a *[container.Error].
 func (p *Pipeline) Deploy(ctx context.Context, d *container.Deployment, lock *channel.Lock, rev container.Revision) (*container.Generation, error) {
-	rev.Lock = lock.Digest()
+	rev.Lock, rev.Channels = lock.Digest(), ChannelsOf(lock)
 	return p.Deployment(d).Apply(ctx, rev)
+}
+
+// Plan says what Deploy would do, and changes nothing.
+func (p *Pipeline) Plan(ctx context.Context, d *container.Deployment, lock *channel.Lock, rev container.Revision) (*container.Plan, error) {
+	rev.Lock, rev.Channels = lock.Digest(), ChannelsOf(lock)
+	return p.Deployment(d).Plan(ctx, rev)
+}
+
+// ChannelsOf returns the channels of a lock as package container knows them.
+func ChannelsOf(lock *channel.Lock) []container.Channel {
+	var all []container.Channel
+	for _, c := range lock.Channels {
+		all = append(all, container.Channel{Name: c.Name, URL: c.URL, Commit: string(c.Commit)})
+	}
+	return all
+}
+
+// Closures answers package container's questions by asking guix-daemon.
+type Closures struct{ Pool *store.Pool }
+
+// Closure implements [container.Closures].
+func (c Closures) Closure(ctx context.Context, item string) (items []container.Item, err error) {
+	err = c.Pool.Do(ctx, func(client *store.Client) error {
+		paths, err := client.Closure(ctx, store.StorePath(item))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			info, err := client.PathInfo(ctx, path)
+			if err != nil {
+				return err
+			}
+			items = append(items, container.Item{Path: string(path), Size: info.NarSize})
+		}
+		return nil
+	})
+	return items, err
 }
 
 // Deployment gives d, before its first use, its place in the state directory and the
@@ -107,6 +145,9 @@ func (p *Pipeline) Deployment(d *container.Deployment) *container.Deployment {
 	}
 	if d.Root == nil {
 		d.Root = p.roots.Link
+	}
+	if d.Closures == nil {
+		d.Closures = Closures{p.pool}
 	}
 	if d.Logger == nil {
 		d.Logger = p.o.Logger

@@ -1,0 +1,147 @@
+package container
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Finding is a container on this machine, ours or not, and what is missing
+// for it to be safe.
+type Finding struct {
+	Deployment string   `json:"deployment,omitempty"` // empty for one that is not ours
+	Generation int      `json:"generation,omitempty"`
+	Script     string   `json:"script,omitempty"`
+	Launcher   int      `json:"launcher,omitempty"` // pid; 0 for none
+	Process    int      `json:"process,omitempty"`  // pid of its first process; 0 for none
+	Missing    []string `json:"missing,omitempty"`  // empty for a healthy one
+}
+
+// Doctor looks at all containers of this machine that it may see. Those of the given
+// deployments are judged by their own state; what ought to run and does not is found, too.
+func Doctor(deployments ...*Deployment) ([]Finding, error) {
+	var found []Finding
+	known := make(map[int]bool)
+	for _, d := range deployments {
+		f, err := d.examine()
+		if err != nil {
+			return found, err
+		}
+		if f != nil {
+			found = append(found, *f)
+			known[f.Launcher], known[f.Process] = true, true
+		}
+	}
+	for _, pid := range pids() {
+		if f, ok := stranger(pid); ok && !known[f.Launcher] && !known[f.Process] {
+			found = append(found, f)
+			known[f.Launcher], known[f.Process] = true, true
+		}
+		known[0] = false
+	}
+	return found, nil
+}
+
+// examine returns nil for a deployment of which nothing runs nor ought to.
+func (d *Deployment) examine() (*Finding, error) {
+	r, err := d.readRecord()
+	if err != nil || r == nil {
+		return nil, err
+	}
+	in, err := d.instance(r)
+	if err != nil {
+		return nil, err
+	}
+	f := &Finding{Deployment: d.Name, Generation: r.Generation, Script: in.Generation.Script}
+	if in.Launcher.Alive() {
+		f.Launcher = in.Launcher.PID
+	}
+	if !in.Alive() {
+		f.miss("it ought to run and does not: start it")
+		return f, nil
+	}
+	f.Process = in.Process.PID
+	if f.Launcher == 0 {
+		f.miss("its launcher has ended: the container runs on, but leaves its temporary directory behind")
+	}
+	if current, err := d.Current(); err != nil || current == nil || current.Number != r.Generation {
+		f.miss("it is on trial, or whoever tried it was killed: the next command sets that right")
+	}
+	if r.Cgroup == nil {
+		f.miss("no control group: nothing limits it, and only its pid namespace holds it together")
+	}
+	if target, err := os.Readlink(d.generationPath(r.Generation, "root")); err != nil || target != f.Script {
+		f.miss("no root: the garbage collector deletes it as soon as it stops")
+	}
+	for _, m := range slices.Concat(in.Generation.Shares, in.Generation.Exposes) {
+		if _, err := os.Stat(m.Source); errors.Is(err, os.ErrNotExist) {
+			f.miss("the source of mount %q has gone: it cannot be started again", m.Source)
+		}
+	}
+	if _, err := d.History(); err != nil {
+		f.miss("its ledger is not whole: %v", err)
+	}
+	return f, nil
+}
+
+func (f *Finding) miss(format string, args ...any) {
+	f.Missing = append(f.Missing, fmt.Sprintf(format, args...))
+}
+
+// stranger tells whether a process is a launcher, or the first process of a
+// container that has lost its launcher.
+func stranger(pid int) (Finding, bool) {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return Finding{}, false
+	}
+	arguments := bytes.Split(line, []byte{0})
+	p, parent, err := identify(pid)
+	if err != nil {
+		return Finding{}, false
+	}
+	if i := slices.IndexFunc(arguments, isLauncher); i >= 0 {
+		f := Finding{Script: string(arguments[i]), Launcher: pid}
+		if parentLine, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", parent)); err == nil && bytes.Equal(parentLine, line) {
+			return Finding{}, false // a container that is being set up has its launcher's name
+		}
+		for _, child := range p.children() {
+			f.Process = child.PID
+		}
+		f.miss("not ours: no root, no ledger, no probes, and nobody to start it again")
+		return f, true
+	}
+	if isFirst(pid) && bytes.Contains(line, []byte("shepherd")) && !hasLauncher(parent) {
+		f := Finding{Process: pid}
+		f.miss("an orphan: its launcher has ended, and no deployment here knows it")
+		return f, true
+	}
+	return Finding{}, false
+}
+
+func isLauncher(argument []byte) bool {
+	name := string(argument)
+	return filepath.IsAbs(name) && itemName(name) == "run-container" && strings.HasPrefix(name, "/gnu/store/")
+}
+
+func hasLauncher(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && slices.ContainsFunc(bytes.Split(line, []byte{0}), isLauncher)
+}
+
+// isFirst reports whether a process is number 1 of a pid namespace below ours.
+func isFirst(pid int) bool {
+	text, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	for line := range strings.Lines(string(text)) {
+		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			fields := strings.Fields(numbers)
+			return len(fields) > 1 && fields[len(fields)-1] == "1"
+		}
+	}
+	return false
+}

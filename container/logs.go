@@ -1,0 +1,147 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
+)
+
+// Logs writes what the running container has printed, or, with the name of
+// a service, what that has: its log files, or else what shepherd remembers of it.
+// Without a running container it is the log of the current generation. With follow it goes on with
+// what is printed until ctx ends or the container does, which is no error.
+func (d *Deployment) Logs(ctx context.Context, w io.Writer, service string, follow bool) error {
+	if err := d.logs(ctx, w, service, follow); err != nil && !(follow && ctx.Err() != nil) {
+		return fmt.Errorf("show logs of %s: %w", d.Name, err)
+	}
+	return nil
+}
+
+func (d *Deployment) logs(ctx context.Context, w io.Writer, service string, follow bool) error {
+	in, err := d.Running()
+	if errors.Is(err, errStopped) && service == "" {
+		return d.lastLog(w)
+	}
+	if err != nil {
+		return err
+	}
+	if service == "" {
+		f, err := os.Open(in.logFile())
+		if err != nil {
+			return err
+		}
+		return in.copyLogs(ctx, w, []*os.File{f}, follow)
+	}
+	return in.serviceLogs(ctx, w, service, follow)
+}
+
+func (d *Deployment) lastLog(w io.Writer) error {
+	g, err := d.Current()
+	if err == nil && g == nil {
+		err = errNothing
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(d.generationPath(g.Number, "log"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+func (in *Instance) serviceLogs(ctx context.Context, w io.Writer, name string, follow bool) error {
+	services, err := in.Shepherd().Services(ctx)
+	if err != nil {
+		return err
+	}
+	service, ok := find(services, name)
+	if !ok {
+		return &CommandError{Service: name, Action: "status", Kind: "service-not-found"}
+	}
+	if len(service.LogFiles) == 0 {
+		for _, line := range lastWords(services, service) {
+			fmt.Fprintln(w, line)
+		}
+		return nil
+	}
+	var files []*os.File
+	for _, file := range service.LogFiles {
+		fd, err := openInRoot(in.Process, file, uint64(os.O_RDONLY))
+		if err != nil {
+			return err
+		}
+		files = append(files, os.NewFile(uintptr(fd), file))
+	}
+	return in.copyLogs(ctx, w, files, follow)
+}
+
+// copyLogs writes the files one after another, then what is added to them, and
+// closes them.
+func (in *Instance) copyLogs(ctx context.Context, w io.Writer, files []*os.File, follow bool) error {
+	for _, f := range files {
+		defer f.Close()
+	}
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		alive := in.Alive() // asked first, so that its last words are still copied
+		for _, f := range files {
+			if _, err := io.Copy(w, f); err != nil {
+				return err
+			}
+		}
+		if !follow || !alive {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// RestartService stops a service of the running container, with all that require it, and
+// starts them again. The error says which does not come up.
+func (d *Deployment) RestartService(ctx context.Context, name string) error {
+	in, err := d.Running()
+	if err != nil {
+		return fmt.Errorf("restart %s of %s: %w", name, d.Name, err)
+	}
+	if err := in.Shepherd().restart(ctx, name); err != nil {
+		return fmt.Errorf("restart %s of %s: %w", name, d.Name, err)
+	}
+	return nil
+}
+
+func (s *Shepherd) restart(ctx context.Context, name string) error {
+	stopped, _, err := s.Do(ctx, "stop", name)
+	if err != nil {
+		return err
+	}
+	names := []string{name}
+	items, _ := sexp.Items(stopped)
+	for _, item := range items {
+		if other, ok := sexp.Text(item); ok && other != name {
+			names = append(names, other)
+		}
+	}
+	for _, name := range names {
+		started, _, err := s.Do(ctx, "start", name)
+		if err != nil {
+			return err
+		}
+		if !sexp.True(started) {
+			return fmt.Errorf("service %s does not start", name)
+		}
+	}
+	return nil
+}

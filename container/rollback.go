@@ -1,0 +1,54 @@
+package container
+
+import (
+	"context"
+	"fmt"
+)
+
+// RollBack makes an older generation run again, with the mounts, environment and probes it
+// had then, by the same way as any other: it becomes a new generation. Number 0 is the
+// last healthy one before the current that is not the same thing. Of the revision
+// only who and why count.
+func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*Generation, error) {
+	old, err := d.older(number)
+	if err != nil {
+		return nil, d.failed(Refused, err)
+	}
+	then := *d
+	then.Shares, then.Exposes, then.Environment = old.Shares, old.Exposes, old.Environment
+	then.Probes, then.Schedule = old.Probes, old.Schedule
+	if rev.Why == "" {
+		rev.Why = fmt.Sprintf("back to generation %d", old.Number)
+	}
+	rev.Script, rev.Lock, rev.Channels = old.Script, old.Lock, old.Channels
+	rev.Force = old.Rejected != "" // naming it is asking for it
+	return then.Apply(ctx, rev)
+}
+
+func (d *Deployment) older(number int) (*Generation, error) {
+	if number != 0 {
+		return d.Generation(number)
+	}
+	current, err := d.Current()
+	if err != nil {
+		return nil, err
+	}
+	if current == nil {
+		return nil, errNothing
+	}
+	all, err := d.Generations()
+	if err != nil {
+		return nil, err
+	}
+	var found *Generation
+	for _, g := range all {
+		same := g.Script == current.Script && g.Bindings() == current.Bindings()
+		if g.Number < current.Number && !g.Started.IsZero() && g.Rejected == "" && !same {
+			found = g
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("no other generation before %d was ever healthy", current.Number)
+	}
+	return found, nil
+}

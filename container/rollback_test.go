@@ -1,0 +1,122 @@
+package container
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRollBack(t *testing.T) {
+	d := testDeployment(t)
+	_, err := d.RollBack(t.Context(), 0, Revision{})
+	wantOutcome(t, err, Refused)
+
+	d.Environment.Settings = map[string]string{"VERSION": "1"}
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	_, err = d.RollBack(t.Context(), 0, Revision{})
+	wantOutcome(t, err, Refused)
+
+	d.Environment.Settings = map[string]string{"VERSION": "2"}
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	_, err = d.Apply(t.Context(), Revision{Script: script(t, d, "dies", "waitpid.log")})
+	wantOutcome(t, err, RolledBack)
+
+	// 1 ← 2 × 3: back to 1, as generation 4, with what 1 was given
+	four, err := d.RollBack(t.Context(), 0, Revision{Who: "bob"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkRuns(t, d, four)
+	if four.Number != 4 || four.Script != one.Script || four.Bindings() != one.Bindings() {
+		t.Errorf("generation %+v", four)
+	}
+	history, err := d.History()
+	if err != nil || history[len(history)-1].Who != "bob" || history[len(history)-1].Why != "back to generation 1" {
+		t.Errorf("history %+v, %v", history, err)
+	}
+
+	// and forward again, by name
+	five, err := d.RollBack(t.Context(), 2, Revision{})
+	if err != nil || five.Environment.Settings["VERSION"] != "2" {
+		t.Errorf("%+v, %v", five, err)
+	}
+	_, err = d.RollBack(t.Context(), 9, Revision{})
+	wantOutcome(t, err, Refused)
+}
+
+func TestLogs(t *testing.T) {
+	d := testDeployment(t)
+	if err := d.Logs(t.Context(), t.Output(), "", false); err == nil {
+		t.Error("logs of nothing")
+	}
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	var text strings.Builder
+	if err := d.Logs(t.Context(), &text, "", false); err != nil || !strings.Contains(text.String(), "is running as PID") {
+		t.Errorf("%q, %v", &text, err)
+	}
+	if err := d.Logs(t.Context(), &text, "no-such-service", false); err == nil || !strings.Contains(err.Error(), "no such service") {
+		t.Errorf("error %v", err)
+	}
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var last strings.Builder // following ends with the container
+	if err := d.Logs(t.Context(), &last, "", true); err != nil || !strings.HasPrefix(last.String(), "system container") {
+		t.Errorf("%q, %v", &last, err)
+	}
+}
+
+// What is missing for a container is said, for each reason.
+func TestDoctor(t *testing.T) {
+	d := testDeployment(t)
+	examine := func() []string {
+		t.Helper()
+		found, err := Doctor(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			if f.Deployment == d.Name && f.Generation > 0 {
+				return f.Missing
+			}
+		}
+		return nil
+	}
+	if missing := examine(); missing != nil {
+		t.Errorf("%q", missing)
+	}
+	mount := t.TempDir()
+	d.Exposes = []Mount{{Source: mount, Target: "/data"}}
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	in, err := d.Running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	if in.record.Cgroup == nil {
+		want = append(want, "no control group: nothing limits it, and only its pid namespace holds it together")
+	}
+	want = append(want, "no root: the garbage collector deletes it as soon as it stops")
+	if diff := cmp.Diff(want, examine()); diff != "" {
+		t.Error(diff)
+	}
+	if err := in.Launcher.signal(9); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Launcher.wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if missing := examine(); len(missing) == 0 || !strings.Contains(missing[0], "launcher has ended") {
+		t.Errorf("%q", missing)
+	}
+	if err := in.Process.signal(9); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Process.wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if missing := examine(); len(missing) != 1 || !strings.Contains(missing[0], "ought to run and does not") {
+		t.Errorf("%q", missing)
+	}
+}

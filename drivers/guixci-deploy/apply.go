@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/genenetwork/guixci/channel"
+	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/guixci"
+	"github.com/genenetwork/guixci/guixci/build"
+	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/internal/cli"
+)
+
+// A change is a deployment with a revision of it that is built.
+type change struct {
+	*container.Deployment
+	container.Revision
+	close func() error
+}
+
+// build builds what the file declares, unless it names a script. The caller must close.
+func (d *driver) build(ctx context.Context, name string) (*change, error) {
+	if d.file == "" {
+		return nil, usage(errors.New("no --file given"))
+	}
+	dep, file, err := d.deployment(name)
+	if err != nil {
+		return nil, err
+	}
+	c := &change{Deployment: dep, Revision: container.Revision{Who: d.author(), Why: d.why, Force: d.retry}}
+	if c.Script = d.script; c.Script == "" {
+		c.Script = file.Script
+	}
+	if c.Script != "" {
+		pool := connect(dep)
+		c.close = pool.Close
+		return c, nil
+	}
+	return c, d.buildSystem(ctx, c, file)
+}
+
+// connect has a deployment keep roots with guix-daemon and ask it about closures.
+func connect(dep *container.Deployment) *store.Pool {
+	pool := &store.Pool{}
+	dep.Root = (&build.Roots{Pool: pool}).Link
+	dep.Closures = guixci.Closures{Pool: pool}
+	return pool
+}
+
+func (d *driver) buildSystem(ctx context.Context, c *change, file *container.File) error {
+	lock, err := readLock(filepath.Join(filepath.Dir(d.file), file.Lock), file.Lock)
+	if err != nil {
+		return err
+	}
+	state, err := d.stateDir()
+	if err != nil {
+		return err
+	}
+	progress := cli.NewProgress(d.stderr)
+	var log io.Writer
+	if d.verbose {
+		log = d.stderr
+	}
+	p, err := guixci.Open(state, guixci.Options{Guix: d.guix, Logger: c.Logger, Log: log})
+	if err != nil {
+		return err
+	}
+	c.close = p.Close
+	progress.Step("building " + file.System.File)
+	c.Script, err = p.Container(ctx, lock, guixci.System(file.System))
+	progress.Done()
+	if err != nil {
+		return errors.Join(err, p.Close())
+	}
+	p.Deployment(c.Deployment)
+	c.Lock, c.Channels = lock.Digest(), guixci.ChannelsOf(lock)
+	return nil
+}
+
+func readLock(name, said string) (*channel.Lock, error) {
+	if said == "" {
+		return nil, usage(errors.New("the deployment has a system and no lock"))
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, usage(fmt.Errorf("read lock: %w", err))
+	}
+	defer f.Close()
+	lock, err := channel.ReadLock(name, f)
+	if err != nil {
+		return nil, usage(err)
+	}
+	return lock, nil
+}
+
+func (d *driver) addBuildFlags(c *cobra.Command) *cobra.Command {
+	c.Flags().StringVar(&d.script, "script", "", "this run-container in the place of what the file declares")
+	c.Flags().StringVar(&d.guix, "guix", "", "the guix program that pulls (default: guix in PATH)")
+	c.Flags().BoolVar(&d.retry, "retry", false, "try a revision again that was rejected, or that runs")
+	return c
+}
+
+func (d *driver) planCommand() *cobra.Command {
+	return d.addBuildFlags(&cobra.Command{
+		Use: "plan NAME", Short: "Say what apply would do, and change nothing", Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			change, err := d.build(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, change.close()) }()
+			p, err := change.Plan(c.Context(), change.Revision)
+			if err != nil {
+				return err
+			}
+			if err := d.print(p, func(w io.Writer) { p.WriteTo(w) }); err != nil {
+				return err
+			}
+			if len(p.Refusals) > 0 {
+				return exitStatus(container.Refused)
+			}
+			return nil
+		},
+	})
+}
+
+func (d *driver) applyCommand() *cobra.Command {
+	var generation int
+	c := d.addBuildFlags(&cobra.Command{
+		Use: "apply NAME", Short: "Make what the file declares the running generation", Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			if generation != 0 {
+				return d.goTo(c.Context(), args[0], generation)
+			}
+			change, err := d.build(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, change.close()) }()
+			return d.conclude(change.Apply(c.Context(), change.Revision))
+		},
+	})
+	c.Flags().IntVar(&generation, "generation", 0, "an older generation, as it was, in the place of what the file declares")
+	return c
+}
+
+func (d *driver) rollbackCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rollback NAME [GENERATION]", Short: "Go back to the last healthy generation before the current one, or to GENERATION",
+		Args: arguments(cobra.RangeArgs(1, 2)),
+		RunE: func(c *cobra.Command, args []string) error {
+			number := 0
+			if len(args) == 2 {
+				var err error
+				if number, err = strconv.Atoi(args[1]); err != nil || number < 1 {
+					return usage(fmt.Errorf("%q is not the number of a generation", args[1]))
+				}
+			}
+			return d.goTo(c.Context(), args[0], number)
+		},
+	}
+}
+
+// goTo makes an older generation run again; 0 is the last healthy one before.
+func (d *driver) goTo(ctx context.Context, name string, number int) (err error) {
+	dep, err := d.existing(name)
+	if err != nil {
+		return err
+	}
+	pool := connect(dep)
+	defer func() { err = errors.Join(err, pool.Close()) }()
+	return d.conclude(dep.RollBack(ctx, number, container.Revision{Who: d.author(), Why: d.why}))
+}
+
+func (d *driver) conclude(g *container.Generation, err error) error {
+	if err != nil {
+		return err
+	}
+	return d.print(g, func(w io.Writer) { fmt.Fprintf(w, "generation %d runs: %s\n", g.Number, g.Script) })
+}
+
+func (d *driver) diffCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "diff NAME OLD NEW", Short: "Say what distinguishes two generations, each NUMBER or ENVIRONMENT:NUMBER or ENVIRONMENT",
+		Args: arguments(cobra.ExactArgs(3)),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			old, err := d.generation(args[0], args[1])
+			if err != nil {
+				return err
+			}
+			new, err := d.generation(args[0], args[2])
+			if err != nil {
+				return err
+			}
+			pool := &store.Pool{}
+			defer func() { err = errors.Join(err, pool.Close()) }()
+			difference, err := container.Diff(c.Context(), guixci.Closures{Pool: pool}, old, new)
+			if err != nil {
+				return err
+			}
+			return d.print(difference, func(w io.Writer) { difference.WriteTo(w) })
+		},
+	}
+}
+
+// generation returns the one that an argument of diff means: the current one where there is no number.
+func (d *driver) generation(name, text string) (*container.Generation, error) {
+	e := *d
+	number, err := strconv.Atoi(text)
+	if err != nil {
+		environment, rest, numbered := strings.Cut(text, ":")
+		if number, err = strconv.Atoi(rest); numbered && err != nil {
+			return nil, usage(fmt.Errorf("%q is no number of a generation", rest))
+		}
+		e.environment, e.file = environment, ""
+	}
+	dep, err := e.existing(name)
+	if err != nil {
+		return nil, err
+	}
+	if number != 0 {
+		return dep.Generation(number)
+	}
+	g, err := dep.Current()
+	if err == nil && g == nil {
+		err = fmt.Errorf("%s has no current generation", dep.Name)
+	}
+	return g, err
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/genenetwork/guixci/container"
+)
+
+// on makes a verb that works on a deployment which exists.
+func (d *driver) on(use, short string, check cobra.PositionalArgs, run func(*cobra.Command, *container.Deployment, []string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: arguments(check),
+		RunE: func(c *cobra.Command, args []string) error {
+			dep, err := d.existing(args[0])
+			if err != nil {
+				return err
+			}
+			return run(c, dep, args[1:])
+		},
+	}
+}
+
+// A status is what "status --json" prints.
+type status struct {
+	Deployment string                `json:"deployment"`
+	Current    *container.Generation `json:"current"`
+	Running    int                   `json:"running,omitempty"` // generation; 0 for none
+	PID        int                   `json:"pid,omitempty"`
+	Since      time.Time             `json:"since,omitzero"`
+	Confirmed  bool                  `json:"confirmed"`
+	Wanted     bool                  `json:"wanted"`
+	Services   []service             `json:"services,omitempty"`
+	Trouble    string                `json:"trouble,omitempty"`
+	Holder     *container.Holder     `json:"holder,omitempty"`
+}
+
+type service struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+}
+
+func (d *driver) statusCommand() *cobra.Command {
+	return d.on("status NAME", "Say what runs and how it is", cobra.ExactArgs(1),
+		func(c *cobra.Command, dep *container.Deployment, _ []string) error {
+			s, err := dep.Status(c.Context())
+			if err != nil {
+				return err
+			}
+			answer := statusOf(dep.Name, s)
+			if err := d.print(answer, answer.print); err != nil {
+				return err
+			}
+			if s.Wanted && s.Running == nil {
+				return exitStatus(1)
+			}
+			return nil
+		})
+}
+
+func statusOf(name string, s *container.Status) status {
+	a := status{Deployment: name, Current: s.Current, Confirmed: s.Confirmed, Wanted: s.Wanted, Since: s.Since, Holder: s.Holder}
+	if s.Running != nil {
+		a.Running, a.PID = s.Running.Generation.Number, s.Running.Process.PID
+	}
+	if s.Trouble != nil {
+		a.Trouble = s.Trouble.Error()
+	}
+	for _, one := range s.Services {
+		a.Services = append(a.Services, service{one.Name(), one.Status})
+	}
+	return a
+}
+
+func (s status) print(w io.Writer) {
+	switch {
+	case s.Running == 0 && s.Wanted:
+		fmt.Fprintf(w, "%s ought to run and does not\n", s.Deployment)
+	case s.Running == 0:
+		fmt.Fprintf(w, "%s is stopped\n", s.Deployment)
+	case !s.Confirmed:
+		fmt.Fprintf(w, "%s tries generation %d, pid %d, since %s\n", s.Deployment, s.Running, s.PID, s.Since.Format(time.RFC3339))
+	default:
+		fmt.Fprintf(w, "%s runs generation %d, pid %d, since %s\n", s.Deployment, s.Running, s.PID, s.Since.Format(time.RFC3339))
+	}
+	for _, one := range s.Services {
+		fmt.Fprintf(w, "  %-9s %s\n", one.Status, one.Name)
+	}
+	if s.Trouble != "" {
+		fmt.Fprintf(w, "  shepherd cannot be asked: %s\n", s.Trouble)
+	}
+	if s.Holder != nil {
+		fmt.Fprintf(w, "  process %d (%s: %s) changes it since %s\n", s.Holder.PID, s.Holder.Who, s.Holder.Why, s.Holder.Since.Format(time.RFC3339))
+	}
+}
+
+func (d *driver) logsCommand() *cobra.Command {
+	var follow bool
+	c := d.on("logs NAME [SERVICE]", "Print what the container, or a service of it, has printed", cobra.RangeArgs(1, 2),
+		func(c *cobra.Command, dep *container.Deployment, args []string) error {
+			return dep.Logs(c.Context(), d.stdout, strings.Join(args, ""), follow)
+		})
+	c.Flags().BoolVar(&follow, "follow", false, "go on with what is printed from now on")
+	return c
+}
+
+func (d *driver) execCommand() *cobra.Command {
+	return d.on("exec NAME -- COMMAND ARGUMENT...", "Run a command in the container; its exit status is ours", cobra.MinimumNArgs(2),
+		func(c *cobra.Command, dep *container.Deployment, args []string) error {
+			code, err := dep.Exec(c.Context(), container.Stdio{In: os.Stdin, Out: d.stdout, Err: d.stderr}, args...)
+			if err != nil {
+				return err
+			}
+			if code != 0 {
+				return exitStatus(code)
+			}
+			return nil
+		})
+}
+
+func (d *driver) startCommand() *cobra.Command {
+	return d.on("start NAME", "Start the current generation, after a stop or a boot", cobra.ExactArgs(1),
+		func(c *cobra.Command, dep *container.Deployment, _ []string) error {
+			in, err := dep.Start(c.Context())
+			if err != nil {
+				return err
+			}
+			return d.conclude(in.Generation, nil)
+		})
+}
+
+func (d *driver) stopCommand() *cobra.Command {
+	return d.on("stop NAME", "Stop the container; it stays so until start or apply", cobra.ExactArgs(1),
+		func(c *cobra.Command, dep *container.Deployment, _ []string) error { return dep.Stop(c.Context()) })
+}
+
+func (d *driver) restartCommand() *cobra.Command {
+	return d.on("restart NAME SERVICE", "Restart a service in the container, with those that require it", cobra.ExactArgs(2),
+		func(c *cobra.Command, dep *container.Deployment, args []string) error {
+			return dep.RestartService(c.Context(), args[0])
+		})
+}
+
+func (d *driver) historyCommand() *cobra.Command {
+	return d.on("history NAME", "Print the ledger: what was done, when, by whom and why", cobra.ExactArgs(1),
+		func(_ *cobra.Command, dep *container.Deployment, _ []string) error {
+			entries, err := dep.History()
+			return errors.Join(d.print(entries, func(w io.Writer) { printHistory(w, entries) }), err)
+		})
+}
+
+func printHistory(w io.Writer, entries []container.Entry) {
+	for _, e := range entries {
+		fmt.Fprintf(w, "%d %s %s", e.Number, e.Time.Format(time.RFC3339), e.Event)
+		if e.Generation != 0 {
+			fmt.Fprintf(w, " generation %d", e.Generation)
+		}
+		if e.Who+e.Why != "" {
+			fmt.Fprintf(w, " (%s: %s)", e.Who, e.Why)
+		}
+		if detail, _, _ := strings.Cut(e.Detail, "\n"); detail != "" {
+			fmt.Fprintf(w, " %s", detail)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+func (d *driver) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Say what is missing for each container on this machine, ours or not", Args: arguments(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			all, err := d.all()
+			if err != nil {
+				return err
+			}
+			found, err := container.Doctor(all...)
+			if err != nil {
+				return err
+			}
+			if err := d.print(found, func(w io.Writer) { printFindings(w, found) }); err != nil {
+				return err
+			}
+			for _, f := range found {
+				if len(f.Missing) > 0 {
+					return exitStatus(1)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// all returns the deployments of the state directory.
+func (d *driver) all() ([]*container.Deployment, error) {
+	state, err := d.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(state, "deployments"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var all []*container.Deployment
+	for _, e := range entries {
+		all = append(all, &container.Deployment{Name: e.Name(), Dir: filepath.Join(state, "deployments", e.Name())})
+	}
+	return all, err
+}
+
+func printFindings(w io.Writer, found []container.Finding) {
+	for _, f := range found {
+		name := f.Deployment
+		if name == "" {
+			name = "somebody's " + f.Script
+		}
+		fmt.Fprintf(w, "%s: launcher %d, process %d\n", name, f.Launcher, f.Process)
+		for _, m := range f.Missing {
+			fmt.Fprintf(w, "  ! %s\n", m)
+		}
+	}
+}

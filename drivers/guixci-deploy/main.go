@@ -1,0 +1,209 @@
+// Command guixci-deploy runs Guix System containers, and takes bad deployments back.
+//
+//	guixci-deploy plan gn --file deployment.scm --environment production
+//	guixci-deploy apply gn --file deployment.scm --environment production --why "release 7"
+//
+// It is a thin face of package container, which also describes the deployment file;
+// "guixci-deploy help" lists the verbs.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/internal/cli"
+)
+
+const program = "guixci-deploy"
+
+func main() { cli.Main(run) }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	d := &driver{stdout: stdout, stderr: stderr}
+	root := d.command()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var status exitStatus
+	if err != nil && !errors.As(err, &status) {
+		cli.Complain(stderr, program, err)
+	}
+	return cli.ExitCode(err)
+}
+
+// A driver is one run of the program.
+type driver struct {
+	stdout, stderr io.Writer
+
+	file, environment, state string
+	script, guix, who, why   string
+	json, verbose, retry     bool
+}
+
+// exitStatus is the status of a command in the container, which has said what it had to.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("status %d", int(s)) }
+
+// ExitCode returns the status.
+func (s exitStatus) ExitCode() int { return int(s) }
+
+func (d *driver) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   program,
+		Short: "Run Guix System containers, and take bad deployments back",
+		Long: `Run Guix System containers, and take bad deployments back.
+
+NAME is the deployment's; with --environment, each environment is one of its own.
+The file is described by "go doc guixci/container File".
+
+Exit status: 0 as wanted, 2 wrong usage or a mistake in the file, 3 the machinery failed:
+try again, 10 refused and nothing changed, 11 failed and what ran was kept, 12 rolled
+back, 13 rolling back failed too. "exec" has the status of the command.`,
+		Version:       "-",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return usage(errors.New(`say what to do; "` + program + ` help" lists the verbs`))
+		},
+	}
+	root.SetVersionTemplate(cli.Version(program))
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	flags := root.PersistentFlags()
+	flags.StringVarP(&d.file, "file", "f", "", "the deployment file")
+	flags.StringVarP(&d.environment, "environment", "e", "", "the environment of that file")
+	flags.StringVar(&d.state, "state", "", "keep state in this directory (default $XDG_STATE_HOME/guixci)")
+	flags.StringVar(&d.who, "who", "", "who does it, for the ledger (default: you)")
+	flags.StringVar(&d.why, "why", "", "why, for the ledger")
+	flags.BoolVar(&d.json, "json", false, "print the answer as JSON")
+	flags.BoolVarP(&d.verbose, "verbose", "v", false, "say what is being done")
+	root.AddCommand(d.planCommand(), d.applyCommand(), d.rollbackCommand(), d.diffCommand(),
+		d.statusCommand(), d.logsCommand(), d.execCommand(), d.startCommand(), d.stopCommand(),
+		d.restartCommand(), d.historyCommand(), d.doctorCommand())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	return root
+}
+
+func usage(err error) error { return &cli.UsageError{Err: err} }
+
+// arguments makes a wrong number of arguments a usage error.
+func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usage(err)
+		}
+		return nil
+	}
+}
+
+// stateDir is absolute.
+func (d *driver) stateDir() (string, error) {
+	if d.state == "" {
+		d.state = cli.StateDir("guixci")
+	}
+	return filepath.Abs(d.state)
+}
+
+// read reads the deployment file.
+func (d *driver) read() (*container.File, error) {
+	if d.file == "" {
+		return nil, usage(errors.New("no --file given"))
+	}
+	f, err := os.Open(d.file)
+	if err != nil {
+		return nil, usage(fmt.Errorf("read deployment: %w", err))
+	}
+	defer f.Close()
+	file, err := container.ReadFile(d.file, f)
+	if err != nil {
+		return nil, usage(err)
+	}
+	return file, nil
+}
+
+// deployment returns the deployment of that name. Without a file it is good for looking
+// and for what needs only its state.
+func (d *driver) deployment(name string) (*container.Deployment, *container.File, error) {
+	dep := &container.Deployment{}
+	var file *container.File
+	if d.file != "" {
+		var err error
+		if file, err = d.read(); err != nil {
+			return nil, nil, err
+		}
+		if dep, err = file.Environment(d.environment); err != nil {
+			return nil, nil, usage(err)
+		}
+	}
+	err := d.place(dep, name)
+	return dep, file, err
+}
+
+// place gives a deployment its name and its place.
+func (d *driver) place(dep *container.Deployment, name string) error {
+	if name != filepath.Base(name) || name[0] == '.' || d.environment != "" && d.environment != filepath.Base(d.environment) {
+		return usage(fmt.Errorf("deployment %q, environment %q: not names for a directory", name, d.environment))
+	}
+	state, err := d.stateDir()
+	if err != nil {
+		return err
+	}
+	dep.Name = name
+	if d.environment != "" {
+		dep.Name += "-" + d.environment
+	}
+	dep.Dir = filepath.Join(state, "deployments", dep.Name)
+	if d.verbose {
+		dep.Logger = slog.New(slog.NewTextHandler(d.stderr, nil))
+	}
+	return nil
+}
+
+// existing is deployment for verbs that make no sense before the first apply.
+func (d *driver) existing(name string) (*container.Deployment, error) {
+	dep, _, err := d.deployment(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(dep.Dir); err != nil {
+		return nil, usage(fmt.Errorf("no deployment %q here: %w", dep.Name, err))
+	}
+	return dep, nil
+}
+
+// print prints an answer: as JSON, or for people.
+func (d *driver) print(answer any, people func(io.Writer)) error {
+	if !d.json {
+		people(d.stdout)
+		return nil
+	}
+	out := json.NewEncoder(d.stdout)
+	out.SetIndent("", "  ")
+	return out.Encode(answer)
+}
+
+// author is who does it.
+func (d *driver) author() string {
+	if d.who != "" {
+		return d.who
+	}
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return ""
+}
