@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/storer"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 )
 
@@ -18,51 +19,51 @@ func OpenLocal(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open repository %q: %w", dir, err)
 	}
-	objects, err := gitDir(dir)
+	objects, head, err := gitDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open repository %q: %w", dir, err)
 	}
 	r := openMirrorWith(dir, objects, filesystem.Options{
 		ExclusiveAccess: true, KeepDescriptors: true, LargeObjectThreshold: maxObject,
 	})
-	r.local = true
+	r.local, r.headDir = true, head
 	return r, nil
 }
 
-// gitDir returns the directory with the objects: dir itself when it is bare, its
-// .git, or what the .git of a linked work tree points to.
-func gitDir(dir string) (string, error) {
+// gitDir returns the directory with the objects, and the one with HEAD: dir itself when it is
+// bare, or its .git; a linked work tree has a HEAD of its own.
+func gitDir(dir string) (objects, head string, err error) {
 	dot := filepath.Join(dir, ".git")
 	info, err := os.Stat(dot)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if _, err := os.Stat(filepath.Join(dir, "objects")); err != nil {
-			return "", errors.New("it is not a git repository")
+			return "", "", errors.New("it is not a git repository")
 		}
-		return dir, nil
+		return dir, dir, nil
 	case err != nil:
-		return "", err
+		return "", "", err
 	case info.IsDir():
-		return dot, nil
+		return dot, dot, nil
 	}
 	return linkedDir(dir, dot)
 }
 
-func linkedDir(dir, dot string) (string, error) {
+func linkedDir(dir, dot string) (objects, head string, err error) {
 	text, err := readLine(dot)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	linked, ok := strings.CutPrefix(text, "gitdir: ")
 	if !ok {
-		return "", fmt.Errorf("%s does not say where the repository is", dot)
+		return "", "", fmt.Errorf("%s does not say where the repository is", dot)
 	}
 	linked = absolute(dir, linked)
 	common, err := readLine(filepath.Join(linked, "commondir"))
 	if errors.Is(err, os.ErrNotExist) { // a submodule
-		return linked, nil
+		return linked, linked, nil
 	}
-	return absolute(linked, common), err
+	return absolute(linked, common), linked, err
 }
 
 func readLine(name string) (string, error) {
@@ -77,9 +78,33 @@ func absolute(base, name string) string {
 	return filepath.Join(base, name)
 }
 
-// Head returns the commit that HEAD stands at.
+// Head returns the commit that HEAD stands at, without looking at the commit.
 func (r *Repository) Head() (Commit, error) {
-	return r.head(string(plumbing.HEAD))
+	head, err := r.headReference()
+	if err != nil {
+		return "", err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if head.Type() == plumbing.SymbolicReference {
+		if head, err = storer.ResolveReference(r.store, head.Target()); err != nil {
+			return "", fmt.Errorf("read HEAD of %q: %w", r.URL, err)
+		}
+	}
+	return ParseCommit(head.Hash().String())
+}
+
+// headReference reads HEAD. That of a linked work tree is not the repository's.
+func (r *Repository) headReference() (*plumbing.Reference, error) {
+	text, err := readLine(filepath.Join(r.headDir, "HEAD"))
+	if err != nil {
+		return nil, fmt.Errorf("read HEAD of %q: %w", r.URL, err)
+	}
+	head := plumbing.NewReferenceFromStrings("HEAD", text)
+	if head.Type() == plumbing.HashReference && !Commit(text).Complete() {
+		return nil, fmt.Errorf("read HEAD of %q: %.60q is no reference", r.URL, text)
+	}
+	return head, nil
 }
 
 // Commit returns the one commit that a tag, a complete or an abbreviated id stands for.
@@ -105,11 +130,9 @@ func (r *Repository) keyringHead(branch string) (Commit, error) {
 
 // CurrentBranch returns the branch that HEAD is on.
 func (r *Repository) CurrentBranch() (string, error) {
-	r.mu.Lock()
-	head, err := r.store.Reference(plumbing.HEAD)
-	r.mu.Unlock()
+	head, err := r.headReference()
 	if err != nil {
-		return "", fmt.Errorf("read HEAD of %q: %w", r.URL, err)
+		return "", err
 	}
 	if !head.Target().IsBranch() {
 		return "", fmt.Errorf("HEAD of %q is on no branch", r.URL)

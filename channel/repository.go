@@ -19,9 +19,10 @@ import (
 // A Repository is one mirror: a bare copy of the branches and tags of a URL.
 // Its methods may be called concurrently.
 type Repository struct {
-	URL   string
-	dir   string
-	local bool // somebody's own, not a mirror
+	URL     string
+	dir     string
+	headDir string // where HEAD is
+	local   bool   // somebody's own, not a mirror
 
 	mu    sync.Mutex // guards store, which go-git does not make safe
 	store *filesystem.Storage
@@ -39,7 +40,7 @@ func openMirror(url, dir string) *Repository {
 
 func openMirrorWith(url, dir string, o filesystem.Options) *Repository {
 	store := filesystem.NewStorageWithOptions(osfs.New(dir), cache.NewObjectLRU(16*cache.MiByte), o)
-	return &Repository{URL: url, dir: dir, store: store}
+	return &Repository{URL: url, dir: dir, headDir: dir, store: store}
 }
 
 // forReadingMuch returns the same mirror with files that stay open until it is
