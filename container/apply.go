@@ -40,6 +40,8 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	err = d.replace(ctx, was, next)
 	if err == nil {
 		d.tell(rev, next, Confirmed, nil)
+		_, err = d.prune()
+		d.complain("remove old generations", err)
 		return next, nil
 	}
 	return nil, d.giveUp(ctx, was, next, rev, err)
@@ -60,7 +62,11 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	if err != nil {
 		return err
 	}
-	if err := d.confirm(in); err != nil {
+	err = in.awaitConfirmation(ctx)
+	if err == nil {
+		err = d.confirm(in)
+	}
+	if err != nil {
 		return errors.Join(err, in.stop(context.WithoutCancel(ctx)))
 	}
 	return nil

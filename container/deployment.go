@@ -35,6 +35,12 @@ type Deployment struct {
 	// Closures tells of what a script needs; nil leaves out of plans and the
 	// preflight what can only be known from that.
 	Closures Closures
+	// ConfirmBy is how long a healthy generation waits for [Deployment.Confirm] before it
+	// is taken back; 0 confirms it at once. To have it confirmed by itself after a
+	// delay, let its Schedule have a longer Window.
+	ConfirmBy time.Duration
+	// Keep says which generations stay; the zero value keeps all.
+	Keep Retention
 	// MinFree is the space in bytes that must be free on every disk that is going to be
 	// written to; 0 means 256 MiB.
 	MinFree int64
@@ -107,6 +113,8 @@ type Generation struct {
 	Created  time.Time `json:"created"`
 	// Started is when it last became healthy; zero if it never did.
 	Started time.Time `json:"started,omitzero"`
+	// Pinned generations are never removed.
+	Pinned bool `json:"pinned,omitempty"`
 	// Rejected says why it was given up; empty if it was not.
 	Rejected string `json:"rejected,omitempty"`
 }

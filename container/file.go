@@ -145,7 +145,11 @@ func fieldsOf(d *Deployment) table {
 		"schedule":        d.Schedule.read,
 		"start-timeout":   toDuration(&d.StartTimeout),
 		"stop-timeout":    toDuration(&d.StopTimeout),
-		"free-space":      toSize(&d.MinFree),
+		"confirm-by":      toDuration(&d.ConfirmBy),
+		"keep": func(f form) error {
+			return f.fields(0, table{"last": toInt(&d.Keep.Last), "healthy": toInt(&d.Keep.Healthy)})
+		},
+		"free-space": toSize(&d.MinFree),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -225,4 +226,23 @@ func printFindings(w io.Writer, found []container.Finding) {
 			fmt.Fprintf(w, "  ! %s\n", m)
 		}
 	}
+}
+
+func (d *driver) confirmCommand() *cobra.Command {
+	return d.on("confirm NAME", "Keep the generation that waits for it, as confirm-by in the file asks", cobra.ExactArgs(1),
+		func(_ *cobra.Command, dep *container.Deployment, _ []string) error { return dep.Confirm() })
+}
+
+func (d *driver) pinCommand() *cobra.Command {
+	var not bool
+	c := d.on("pin NAME GENERATION", "Keep a generation whatever the file says of keeping", cobra.ExactArgs(2),
+		func(_ *cobra.Command, dep *container.Deployment, args []string) error {
+			number, err := strconv.Atoi(args[0])
+			if err != nil {
+				return usage(fmt.Errorf("%q is not the number of a generation", args[0]))
+			}
+			return dep.Pin(number, !not)
+		})
+	c.Flags().BoolVar(&not, "undo", false, "no longer")
+	return c
 }
