@@ -74,10 +74,18 @@ func Hint(err error) string {
 	return ""
 }
 
-// Main runs a driver until it ends or is told to, by Ctrl-C or SIGTERM, and exits
-// the process with its status. A second signal ends it at once.
+// Main runs a driver until it ends or is told to, by Ctrl-C, SIGTERM or the end of its
+// terminal, and exits the process with its status. A second signal ends it at once.
 func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ending := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		ending = append(ending, syscall.SIGHUP)
+	}
+	// A reader of our output that goes away, such as head, is an error of writing to it: dying
+	// of it would leave behind what was started. Ignoring the signal would have children
+	// ignore it, too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), ending...)
 	context.AfterFunc(ctx, stop) // from then on signals have their default effect
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }

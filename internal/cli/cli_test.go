@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -138,5 +140,56 @@ func TestProgressInAFile(t *testing.T) {
 	}
 	if got := clip(strings.Repeat("ä", 100) + "\nmore"); len([]rune(got)) != 60 || strings.Contains(got, "more") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestMain makes the test binary a driver when TestSignals runs it.
+func TestMain(m *testing.M) {
+	if os.Getenv("CLI_TEST_DRIVER") != "" {
+		Main(func(ctx context.Context, _ []string, stdout, stderr io.Writer) int {
+			fmt.Fprintln(stderr, "ready")
+			<-ctx.Done()
+			_, err := fmt.Fprintln(stdout, "nobody reads this")
+			fmt.Fprintln(stderr, "cleaned up", errors.Is(err, syscall.EPIPE))
+			return Failure
+		})
+	}
+	os.Exit(m.Run())
+}
+
+// Whatever ends a driver, it cleans up, even if nobody reads what it prints.
+func TestSignals(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(exe)
+		cmd.Env = append(os.Environ(), "CLI_TEST_DRIVER=1")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		out.Close()
+		lines := bufio.NewScanner(messages)
+		lines.Scan()
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Error(err)
+		}
+		lines.Scan()
+		if lines.Text() != "cleaned up true" {
+			t.Errorf("%v: %q, want that it cleans up", sig, lines.Text())
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != Failure {
+			t.Errorf("%v: exit code %d, want %d", sig, code, Failure)
+		}
 	}
 }
