@@ -111,7 +111,9 @@ func (s takingTurns) WriteNAR(ctx context.Context, w io.Writer, info *Info) erro
 }
 
 func (b *Baker) bake(ctx context.Context, src Source, info *Info) {
-	err := b.Cache.Add(ctx, src, info)
+	// What a crash takes away is baked again when somebody asks. File systems keep the
+	// order of names, so that no narinfo survives its archive.
+	err := b.Cache.add(ctx, src, info, placeFile)
 	b.mu.Lock()
 	delete(b.wanted, info.StorePath)
 	b.mu.Unlock()

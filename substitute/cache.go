@@ -75,7 +75,15 @@ func (c *Cache) methods(p StorePath) []Compression {
 // Add takes the archive of an item from src. It returns when the item can be
 // fetched from the cache, even after a crash of the machine. One that is there already
 // is left alone. An archive that is not what info says is an error, and not kept.
-func (c *Cache) Add(ctx context.Context, src Source, info *Info) (err error) {
+func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
+	return c.add(ctx, src, info, writeFile)
+}
+
+// A fileWriter is writeFile, or placeFile for those who can do without what
+// they added last if the machine crashes.
+type fileWriter func(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error
+
+func (c *Cache) add(ctx context.Context, src Source, info *Info, file fileWriter) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cache %s: %w", info.StorePath, err)
@@ -88,7 +96,7 @@ func (c *Cache) Add(ctx context.Context, src Source, info *Info) (err error) {
 	if err := c.prepare(methods); err != nil {
 		return err
 	}
-	sizes, err := c.addArchives(ctx, src, info, methods)
+	sizes, err := c.addArchives(ctx, src, info, methods, file)
 	if err != nil {
 		return err
 	}
@@ -97,7 +105,7 @@ func (c *Cache) Add(ctx context.Context, src Source, info *Info) (err error) {
 	if err != nil {
 		return err
 	}
-	return writeFile(c.narInfo(info.StorePath.Hash()), 0o644, os.Rename, text(n.Bytes()))
+	return file(c.narInfo(info.StorePath.Hash()), 0o644, os.Rename, text(n.Bytes()))
 }
 
 // bakedURLs lists the files of an item. If nobody without zstd could read any, the
@@ -140,7 +148,7 @@ func (c *Cache) prepare(methods []Compression) error {
 
 // addArchives writes an archive under all methods while it is read once, and
 // returns the sizes of the files. They get their names only if it was the right one.
-func (c *Cache) addArchives(ctx context.Context, src Source, info *Info, methods []Compression) ([]int64, error) {
+func (c *Cache) addArchives(ctx context.Context, src Source, info *Info, methods []Compression, file fileWriter) ([]int64, error) {
 	sizes := make([]int64, len(methods))
 	check := &checker{w: io.Discard, info: info, sum: sha256.New()}
 	// with writes the first i files around what inner writes to the others.
@@ -153,7 +161,7 @@ func (c *Cache) addArchives(ctx context.Context, src Source, info *Info, methods
 			}
 			return check.verify()
 		}
-		return writeFile(c.archive(info.StorePath, methods[i].Method), 0o644, os.Rename, func(f io.Writer) error {
+		return file(c.archive(info.StorePath, methods[i].Method), 0o644, os.Rename, func(f io.Writer) error {
 			counted := &countingWriter{w: f}
 			err := methods[i].through(counted, func(w io.Writer) error { return with(i+1, append(writers, w)) })
 			sizes[i] = counted.n

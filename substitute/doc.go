@@ -9,6 +9,18 @@
 //	…
 //	http.Serve(substitute.QuickACK(l), &substitute.Handler{Source: source, Key: key})
 //
+// A [Server] does that for many clients, slow ones among them; a [Baker] keeps what was
+// compressed in a [Cache], a directory that any web server could serve as well. A [Client] fetches
+// from other servers, and is a Source too:
+//
+//	c := &substitute.Client{URLs: []string{"https://bordeaux.guix.gnu.org"}, ACL: acl}
+//	offers, err := c.Query(ctx, paths)
+//	…
+//	err = c.Fetch(ctx, offers[0], "hello", nil)
+//
+// Package storedb is the store of this machine as a Source, and package agent lets
+// guix-daemon download through a Client.
+//
 // A client believes a [NarInfo] when its [Signature] was made by a key of its
 // access-control list ([ACL]); "guix archive --authorize < signing-key.pub" adds
 // one. A narinfo says what an item's archive (package nar) hashes to, so that

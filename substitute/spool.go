@@ -260,7 +260,7 @@ const (
 	// them no client takes it for whole.
 	lastBytes = 16
 	// spoolBuffer is what a slow client costs, besides its connection.
-	spoolBuffer = 16 << 10
+	spoolBuffer = 8 << 10
 )
 
 var spoolBuffers = sync.Pool{New: func() any { return new([spoolBuffer]byte) }}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -23,6 +24,8 @@ import (
 
 // publish serves until ctx ends.
 func publish(ctx context.Context, o *options, stderr io.Writer) error {
+	// Thousands of stalled clients are small garbage each; memory is dearer here than time.
+	debug.SetGCPercent(50)
 	logger := o.logger(stderr)
 	key, err := o.readKey()
 	if err != nil {
