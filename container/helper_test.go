@@ -32,6 +32,11 @@ func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
 			t.Errorf("control group %s is left: %v", c.Path, err)
 		}
 	}
+	for _, c := range in.record.Limits {
+		if _, err := os.Stat(c.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("control group %s is left: %v", c.Path, err)
+		}
+	}
 	if _, err := os.Stat(in.runDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("directory is left: %v", err)
 	}

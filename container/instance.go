@@ -136,6 +136,9 @@ func (in *Instance) kill(ctx context.Context) error {
 	if c := in.record.Cgroup; c != nil {
 		errs = append(errs, c.remove(ctx))
 	}
+	for _, c := range in.record.Limits {
+		errs = append(errs, c.remove(ctx))
+	}
 	if in.reaped != nil {
 		<-in.reaped
 	}

@@ -44,11 +44,15 @@ func (in *Instance) launch(ctx context.Context) error {
 	if err := in.makeRunDir(); err != nil {
 		return err
 	}
-	c, err := newCgroup(fmt.Sprintf("guixci-%s-%d-%d", in.d.Name, in.Generation.Number, os.Getpid()))
+	name := fmt.Sprintf("guixci-%s-%d-%d", in.d.Name, in.Generation.Number, os.Getpid())
+	c, err := newCgroup(name)
 	if err != nil {
 		in.d.log().Warn("no control group of our own; the pid namespace has to do", "error", err)
 	}
 	in.record.Cgroup = c
+	if in.record.Limits, err = in.Generation.Environment.Limits.limit(c, name); err != nil {
+		return err
+	}
 	if err := in.d.writeRecord(in.record); err != nil {
 		return err
 	}
@@ -108,7 +112,7 @@ func (in *Instance) exec() error {
 	if info, err := log.Stat(); err == nil {
 		in.logStart = info.Size()
 	}
-	cmd, err := in.startCommand(log)
+	cmd, err := in.spawn(log)
 	if err != nil {
 		return err
 	}
@@ -150,6 +154,30 @@ func (in *Instance) startCommand(log *os.File) (*exec.Cmd, error) {
 		if err := c.add(cmd.Process.Pid); err != nil {
 			in.d.log().Warn("cannot move the launcher into its control group", "error", err)
 		}
+	}
+	return cmd, nil
+}
+
+// limit moves the launcher, which has no children yet, into the groups that limit it.
+func (in *Instance) limit(pid int) error {
+	for _, c := range in.record.Limits {
+		if err := c.add(pid); err != nil {
+			return fmt.Errorf("limit the container: %w", err)
+		}
+	}
+	return nil
+}
+
+// spawn starts the launcher, limited.
+func (in *Instance) spawn(log *os.File) (*exec.Cmd, error) {
+	cmd, err := in.startCommand(log)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.limit(cmd.Process.Pid); err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return nil, err
 	}
 	return cmd, nil
 }
