@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -34,6 +35,12 @@ func TestMain(m *testing.M) {
 // program, and returns its socket and the name of its log.
 func daemon(t *testing.T, key *substitute.PublicKey, jobs int) (socket, log string) {
 	t.Helper()
+	return daemonWith(t, "", key, jobs)
+}
+
+// daemonWith is daemon with another program as GUIX; "" is this one.
+func daemonWith(t *testing.T, guix string, key *substitute.PublicKey, jobs int) (socket, log string) {
+	t.Helper()
 	if guixtest.Require(t); !guixtest.InBox() {
 		t.Skip("needs the box, where a second guix-daemon does no harm")
 	}
@@ -43,8 +50,10 @@ func daemon(t *testing.T, key *substitute.PublicKey, jobs int) (socket, log stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	guix := filepath.Join(dir, "guix")
-	write(t, guix, fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$@\"\n", asAgent, self), 0o755)
+	if guix == "" {
+		guix = filepath.Join(dir, "guix")
+	}
+	write(t, filepath.Join(dir, "guix"), fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$@\"\n", asAgent, self), 0o755)
 	if err := os.Mkdir(config, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +83,8 @@ func daemon(t *testing.T, key *substitute.PublicKey, jobs int) (socket, log stri
 		}
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		if c, err := net.Dial("unix", socket); err == nil {
+			c.Close()
 			return socket, log
 		}
 		if time.Now().After(deadline) {
