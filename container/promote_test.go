@@ -1,0 +1,75 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+)
+
+// c1 → c2 → c3
+func descends(_ context.Context, old, new Channel) (bool, error) {
+	return old.Commit < new.Commit, nil
+}
+
+func TestPromote(t *testing.T) {
+	ci, production := testDeployment(t), testDeployment(t)
+	ci.Environment.Name, production.Environment.Name = "cd", "production"
+	deploy := func(commit string) *Generation {
+		t.Helper()
+		g, err := ci.Apply(t.Context(), Revision{Script: script(t, ci, "works", "status-works.sexp"),
+			Lock: commit, Channels: []Channel{{Name: "guix", Commit: commit}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	p := Promotion{From: ci, Descends: descends, Who: "bob"}
+	refused := func() *Error {
+		t.Helper()
+		_, err := production.Promote(t.Context(), p)
+		return wantOutcome(t, err, Refused)
+	}
+	refused() // nothing has been confirmed
+
+	two := deploy("c2")
+	// The stand-in's socket is part of its script, so production uses the same.
+	if err := ci.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refused() // it does not run
+	if _, err := ci.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	production.Probes = Probes{Alive{}}
+	g, err := production.Promote(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.Script != two.Script || g.Lock != "c2" {
+		t.Errorf("generation %+v", g)
+	}
+	difference, err := Diff(t.Context(), nil, two, g)
+	if err != nil || !difference.OnlyBindings() || len(difference.Lines) != 1 {
+		t.Errorf("%+v, %v", difference, err)
+	}
+
+	deploy("c1")
+	var downgrade *DowngradeError
+	if err := refused(); !errors.As(err, &downgrade) || downgrade.Channels[0] != "guix" {
+		t.Errorf("error %v", err)
+	}
+	p.AllowDowngrade = true
+	if _, err := production.Promote(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	history, err := production.History()
+	if err != nil || !strings.Contains(history[len(history)-1].Why, "downgrade of guix allowed") {
+		t.Errorf("%+v, %v", history, err)
+	}
+	p.AllowDowngrade = false
+	deploy("c3")
+	if _, err := production.Promote(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+}
