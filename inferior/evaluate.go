@@ -17,7 +17,8 @@ type EvaluateOptions struct {
 	// Systems to lower packages for, such as x86_64-linux, in this order.
 	// None means the one that Guix runs on.
 	Systems []string
-	// Channels whose packages are wanted, by name. They must be in the profile.
+	// Channels whose packages are wanted, by name. They must be in the profile; a
+	// Guix that is not from a profile has one channel, "guix".
 	Channels []string
 	// Packages by specification: "hello", "guile@3.0". Unlike a channel's
 	// packages they are wanted even if not supported or not substitutable.

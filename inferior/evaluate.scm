@@ -239,12 +239,28 @@ replacements too, superseded ones not, and of the modules that do not load."
                                   modules
                                   #:select? (const #t)))))))
 
-(define (guixci/channel-packages names)
-  "Return the entries of the packages of the channels called NAMES."
-  (guixci/packages (lambda (package)
-                     (any (lambda (channel)
-                            (memq (channel-name channel) names))
-                          (package-channels package)))))
+(define (guixci/channel-packages names directories)
+  "Return the entries of the packages of the channels called NAMES.  A Guix
+that is not from a profile, such as a distribution's, knows no channels: there
+all packages but those in DIRECTORIES are of the channel 'guix'."
+  (define no-channels? (null? (current-profile-entries)))
+
+  (define (elsewhere? package)
+    (match (package-location package)
+      (#f #f)
+      (location
+       (any (lambda (directory)
+              (file-exists? (in-vicinity directory (location-file location))))
+            directories))))
+
+  (guixci/packages
+   (if no-channels?
+       (lambda (package)
+         (and guixci/guix? (not (elsewhere? package))))
+       (lambda (package)
+         (any (lambda (channel)
+                (memq (channel-name channel) names))
+              (package-channels package))))))
 
 (define* (guixci/final-inputs #:optional (system (%current-system)))
   (match ((@ (gnu packages base) %final-inputs) system)
@@ -357,7 +373,8 @@ front of the load path.  Return what distinguishes each, and its identity."
                     (guixci/mode-packages (requested 'modes))
                     (match (requested 'channels)
                       (() '())
-                      (names (guixci/channel-packages names)))))
+                      (names (guixci/channel-packages
+                              names (requested 'load-path))))))
          (entries  (guixci/same-once
                     (append (stable-sort (guixci/same-once packages)
                                          guixci/before?)
