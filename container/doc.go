@@ -14,6 +14,11 @@
 // generation runs again, started and probed by the same code. What became of it
 // is the [Outcome] of the [*Error].
 //
+// [Deployment.Plan] says beforehand what would change and what would be refused.
+// The same script runs in several places, each with an [Environment] of its own: settings,
+// secrets, limits. [ReadFile] reads all of them from one file, [Diff] tells two
+// generations apart, and [Deployment.Promote] has one place follow another.
+//
 // A deployment lives in its directory: generations, each with its log, the pointer, a
 // record of what is running, a lease, and a ledger that is only ever appended
 // to. Another process, or this one after a restart, finds the container there again.
