@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/genenetwork/guixci/internal/filelock"
 )
 
 // EvictOptions say what [Cache.Evict] removes. The zero value removes only what
@@ -53,14 +54,14 @@ const leftover = 24 * time.Hour
 // download in progress goes on: the server has the file open. Only one process
 // at a time evicts; another returns at once, having done nothing.
 func (c *Cache) Evict(ctx context.Context, o EvictOptions) (done Evicted, err error) {
-	lock, err := c.lock()
-	if errors.Is(err, syscall.EWOULDBLOCK) {
+	lock, err := filelock.Try(filepath.Join(c.Dir, ".lock"))
+	if errors.Is(err, filelock.ErrHeld) {
 		return done, nil
 	}
 	if err != nil {
 		return done, fmt.Errorf("evict from cache: %w", err)
 	}
-	defer lock.Close()
+	defer lock.Release()
 	if o.Grace == 0 {
 		o.Grace = time.Hour
 	}
@@ -104,18 +105,6 @@ func (o *EvictOptions) evicts(i cachedItem, now time.Time, total int64) bool {
 		return true
 	}
 	return o.MaxSize > 0 && total > o.MaxSize
-}
-
-func (c *Cache) lock() (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(c.Dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // survey lists the items, and removes what belongs to none.
