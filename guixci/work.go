@@ -116,7 +116,7 @@ func (p *Pipeline) enumerate(ctx context.Context, spec Specification, id int64, 
 func (p *Pipeline) addJobs(spec Specification, id int64, s *build.Scheduler, jobs []inferior.Job) error {
 	records := make([]record.Job, 0, len(jobs))
 	for _, job := range jobs {
-		r := record.Job{Name: job.Name, System: job.System, Derivation: job.Derivation}
+		r := record.Job{Name: job.Key, System: job.System, Derivation: job.Derivation}
 		if job.Err != nil {
 			r.Error = job.Err.Error()
 		}

@@ -145,6 +145,7 @@ func diagnosePull(ev evidence) *PullError {
 		ev.readBuild(&e.Failure, s)
 		e.place(ev, s)
 	}
+	e.noteKilled(ev.messages)
 	e.classify()
 	e.correctStage(s)
 	if e.Stage == StageBuild && e.Derivation == "" {
@@ -169,6 +170,7 @@ func diagnoseSystem(ev evidence, file string) *SystemError {
 	if s.derivation != "" {
 		ev.readBuild(&e.Failure, s)
 	}
+	e.noteKilled(ev.messages)
 	e.classify()
 	e.Hint = cmp.Or(s.hint, hints[e.Cause])
 	return e
@@ -249,6 +251,17 @@ var causes = []struct {
 	{regexp.MustCompile(`Unbound variable|: unbound variable|no binding .* in module`), CauseUnboundVariable},
 	{regexp.MustCompile(`missing closing parenthesis|unexpected end of input|unexpected "|Unknown # object|` +
 		`extraneous field initializers|missing field initializers|failed to match any pattern`), CauseSyntax},
+}
+
+// killed is what guix-daemon says of a builder that somebody else ended: the kernel for
+// want of memory, a person, a machine going down. No channel is to blame for that.
+var killed = regexp.MustCompile("(?m)^builder for .?(/gnu/store/[^ ']+)' failed due to signal (?:9|15)\\b.*$")
+
+// noteKilled makes a killed builder the cause, whatever its log ends with.
+func (f *Failure) noteKilled(messages string) {
+	if m := killed.FindStringSubmatch(messages); m != nil {
+		f.Cause, f.Message, f.Location = CauseMachinery, strings.TrimSpace(m[0]), Location{}
+	}
 }
 
 // classify finds the cause.

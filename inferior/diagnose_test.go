@@ -122,3 +122,18 @@ func TestDiagnoseSystem(t *testing.T) {
 		})
 	}
 }
+
+// A builder that somebody killed says nothing about the channels.
+func TestKilledBuilder(t *testing.T) {
+	const drv = "/gnu/store/zyhpf3r8bbnqz0saiz8jm688fw4x6kb2-sample-channel.drv"
+	messages := "Building from these channels:\n" +
+		"  sample-channelfile:///x/sample-channel.git\tee1abe7\n" +
+		"building " + drv + "...\n" +
+		"builder for `" + drv + "' failed due to signal 9 (Killed)\n" +
+		"build of " + drv + " failed\n" +
+		"guix pull: error: build of `" + drv + "' failed\n"
+	e := diagnosePull(evidence{command: "guix pull", messages: messages, status: "exit status 1"})
+	if !e.Machinery() || !strings.Contains(e.Message, "signal 9") {
+		t.Errorf("cause %q, message %q: want machinery and the signal", e.Cause, e.Message)
+	}
+}

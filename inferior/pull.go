@@ -234,6 +234,7 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 	case <-child.exited:
 	case <-ctx.Done():
 		child.terminate(p.stopTimeout())
+		os.Remove(p.path(name + ".lock")) // guix's own, which it leaves when it is ended
 		return context.Cause(ctx)
 	}
 	if child.err == nil {
