@@ -255,7 +255,7 @@ var causes = []struct {
 
 // killed is what guix-daemon says of a builder that somebody else ended: the kernel for
 // want of memory, a person, a machine going down. No channel is to blame for that.
-var killed = regexp.MustCompile("(?m)^builder for .?(/gnu/store/[^ ']+)' failed due to signal (?:9|15)\\b.*$")
+var killed = regexp.MustCompile(`(?m)^builder for .?(/gnu/store/[^ ']+)' failed due to signal (?:9|15)\b.*$`)
 
 // noteKilled makes a killed builder the cause, whatever its log ends with.
 func (f *Failure) noteKilled(messages string) {
