@@ -18,6 +18,7 @@ import (
 	"github.com/genenetwork/guixci/guixci/record"
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/inferior"
+	"github.com/genenetwork/guixci/inferior/sexp"
 	"github.com/genenetwork/guixci/substitute"
 )
 
@@ -123,12 +124,29 @@ func (p *Pipeline) notify(spec Specification, e Event) {
 	p.o.Notify(e)
 }
 
-// Lock resolves the channels of spec to the commits they stand at now.
+// A LockError says that channels cannot be resolved by their own fault: a .guix-channel
+// that is not one, or lacks what it must have. There is no lock to have a verdict on.
+type LockError struct{ Err error }
+
+func (e *LockError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the fault, a *[sexp.SyntaxError] with file, line and column.
+func (e *LockError) Unwrap() error { return e.Err }
+
+// ExitCode is that of programs when something is red: the answer is known, and is no.
+func (e *LockError) ExitCode() int { return 1 }
+
+// Lock resolves the channels of spec to the commits they stand at now. The error is a
+// *[LockError] when the channels are to blame; any other says nothing about them.
 func (p *Pipeline) Lock(ctx context.Context, spec Specification) (*channel.Lock, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
 	lock, err := p.resolver().Resolve(ctx, spec.Channels)
+	var syntax *sexp.SyntaxError
+	if errors.As(err, &syntax) {
+		return nil, &LockError{err}
+	}
 	if err != nil {
 		return nil, err
 	}
