@@ -26,8 +26,9 @@
 //     throw-away signed repositories.
 //   - inferior: a Guix in a process of its own: sessions, pull, evaluation; inferior/sexp is
 //     Guile data, which channel and container speak too; inferiortest is a scripted inferior.
-//   - substitute: store paths, signatures, narinfo, the server, the cache; substitute/nar
-//     is the archive format.
+//   - substitute: store paths, signatures, narinfo, server, client, cache; substitute/nar
+//     is the archive format, substitute/storedb reads guix-daemon's database, and
+//     substitute/agent answers guix-daemon in place of "guix substitute".
 //   - container: deployments of system containers: apply, probe, roll back.
 //   - guixci: the pipeline that composes these, with guixci/store (guix-daemon's protocol,
 //     derivations), guixci/build (the scheduler) and guixci/record (what happened).
