@@ -252,13 +252,10 @@ func TestExportKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := filepath.Glob("/gnu/store/*-guile-*.drv")
-	if err != nil || len(all) == 0 {
-		t.Skipf("nothing big enough to export: %v", err)
-	}
+	last := chain(t, 20)
 	dir := filepath.Join(t.TempDir(), "static")
 	export := func() *exec.Cmd {
-		cmd := exec.Command(os.Args[0], "export", dir, all[0])
+		cmd := exec.Command(os.Args[0], "export", dir, last)
 		cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
 		return cmd
 	}
@@ -267,22 +264,57 @@ func TestExportKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for n := 0; n < wanted; { // this many items, then die
-			found, _ := filepath.Glob(filepath.Join(dir, "*.narinfo"))
-			n = len(found)
-			if cmd.Process.Signal(syscall.Signal(0)) != nil {
-				break
-			}
-		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		awaitItems(dir, wanted, ended) // then die
 		cmd.Process.Kill()
-		cmd.Wait()
+		<-ended
 		checkStatic(t, dir, acl)
 	}
 	if out, err := export().CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if n := checkStatic(t, dir, acl); n < 2 {
-		t.Errorf("only %d items", n)
+	if n := checkStatic(t, dir, acl); n != 20 {
+		t.Errorf("%d items, want 20", n)
+	}
+}
+
+// chain adds items to the store each of which refers to the one before, and returns the last.
+// They are kept for the duration of the test.
+func chain(t *testing.T, n int) string {
+	t.Helper()
+	c, err := store.Dial(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	var references []store.StorePath
+	for i := range n {
+		item, err := c.AddText(t.Context(), fmt.Sprintf("guixci-chain-%d", i), fmt.Appendf(nil, "after %v", references), references)
+		if err != nil {
+			t.Fatal(err)
+		}
+		references = []store.StorePath{item}
+	}
+	return string(references[0])
+}
+
+// awaitItems returns when a directory offers that many items, or the program that
+// writes them has ended, which it still says on ended.
+func awaitItems(dir string, wanted int, ended chan error) {
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for {
+		found, _ := filepath.Glob(filepath.Join(dir, "*.narinfo"))
+		if len(found) >= wanted {
+			return
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			return
+		case <-look.C:
+		}
 	}
 }
 
