@@ -1,3 +1,5 @@
+//go:build bench
+
 package main
 
 import (
@@ -18,9 +20,6 @@ import (
 // requireBench skips unless figures are wanted: they need a quiet machine.
 func requireBench(t *testing.T) {
 	t.Helper()
-	if os.Getenv("GUIXCI_BENCH") == "" {
-		t.Skip("measures speed: run .ci/bench-channel")
-	}
 }
 
 // TestSpeedOfAuthentication compares with "guix git authenticate", both as processes, on

@@ -1,3 +1,5 @@
+//go:build bench
+
 package main
 
 import (
@@ -15,7 +17,8 @@ import (
 )
 
 // TestSpeed compares an unmodified daemon that downloads through this program with one that
-// downloads through guix substitute, from the same server. GUIXCI_BENCH_ITEMS is how many items.
+// downloads through guix substitute, from the same server, of $GUIXCI_BENCH_ITEMS items
+// (go test -tags bench).
 func TestSpeed(t *testing.T) {
 	guixtest.Require(t)
 	count, _ := strconv.Atoi(os.Getenv("GUIXCI_BENCH_ITEMS"))
