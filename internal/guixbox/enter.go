@@ -56,10 +56,14 @@ func (b *Box) ExecSelf(extra []string, args ...string) error {
 	return b.Exec(extra, fmt.Sprintf("/proc/self/fd/%d", self), args...)
 }
 
+// Say is the name of a variable for [Box.Exec] whose value is said, on standard error,
+// when the working directory is not to be seen in the box, so that the command runs in /.
+const Say = "GUIXBOX_SAY"
+
 // enter returns the arguments that run a command in the holder's namespace.
 // Without --root and --wd, which would chroot and so forbid user namespaces.
 func enter(holder int, name string, args []string) []string {
-	const script = `cd "$1" 2>/dev/null || { echo "guixbox: $1 is not to be seen in the box, which has its own /var and /usr: working in /" >&2; cd /; }; shift; exec "$@"`
+	const script = `cd "$1" 2>/dev/null || { test -z "$GUIXBOX_SAY" || echo "$GUIXBOX_SAY: $1" >&2; cd /; }; shift; exec "$@"`
 	return append([]string{"nsenter", "--target", fmt.Sprint(holder), "--mount", "--",
 		"/bin/sh", "-c", script, "sh", workDir(), name}, args...)
 }

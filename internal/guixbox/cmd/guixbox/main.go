@@ -157,5 +157,5 @@ func execute(ctx context.Context, box *guixbox.Box, args []string) error {
 	if err := box.Up(ctx); err != nil {
 		return err
 	}
-	return box.Exec(nil, args[0], args[1:]...)
+	return box.Exec([]string{guixbox.Say + "=guixbox: working in /, since the box has its own"}, args[0], args[1:]...)
 }
