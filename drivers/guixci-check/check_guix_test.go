@@ -109,8 +109,13 @@ func TestInterrupted(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var stderr bytes.Buffer
 		code := run(ctx, args, writerFunc(func(line []byte) {
-			var e guixci.Event
-			if json.Unmarshal(line, &e) == nil && e.Kind == kind {
+			var e struct {
+				Kind guixci.Kind `json:"event"`
+			}
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Errorf("a line that is not JSON: %v: %s", err, line)
+			}
+			if e.Kind == kind {
 				cancel()
 			}
 		}), &stderr)
