@@ -205,13 +205,17 @@ func TestFromGuixPublish(t *testing.T) {
 // awaitPort waits until something listens: guix publish says so somewhat early.
 func awaitPort(t *testing.T, port string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	look, late := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
+	defer look.Stop()
+	for {
 		c, err := net.Dial("tcp", "127.0.0.1:"+port)
 		if err == nil {
 			c.Close()
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-look.C:
+		case <-late:
 			t.Fatal(err)
 		}
 	}

@@ -82,12 +82,16 @@ func daemonWith(t *testing.T, guix string, key *substitute.PublicKey, jobs int) 
 			t.Logf("guix-daemon:\n%s", read(t, log))
 		}
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	look, late := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
+	defer look.Stop()
+	for {
 		if c, err := net.Dial("unix", socket); err == nil {
 			c.Close()
 			return socket, log
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-look.C:
+		case <-late:
 			t.Fatal("guix-daemon does not listen")
 		}
 	}
