@@ -11,13 +11,15 @@ import (
 const suite = "sid"
 
 // packages are those of the root: Guix, what the stand-ins are made of
-// (scheme/table.scm), and git, which tests and Guix call.
+// (scheme/table.scm), git, which tests and Guix call, and what production has that
+// our tests compare with: systemd, ip, lzip.
 var packages = []string{
 	"guix", "git", "netbase", "tzdata",
 	"guile-3.0", "guile-fibers", "guile-zlib", "guile-zstd", "guile-lzlib", "shepherd",
 	"bash", "coreutils", "gzip", "zstd", "install-info", "locales", "xfonts-utils",
 	"passwd", "login", "sudo", "util-linux", "mount", "fuse3", "kmod", "libcap2-bin",
 	"libpam-modules", "libpam-modules-bin", "inetutils-ping", "inetutils-syslogd",
+	"systemd", "dbus", "iproute2", "lzip",
 }
 
 // without are directories of files nobody reads in a box.
