@@ -89,10 +89,12 @@ func TestHTTPProbe(t *testing.T) {
 		case "/slow":
 			<-r.Context().Done()
 		default:
+			w.Header().Set("X-Version", "web 1.2.3, commit 89abcdef01")
 			w.Write([]byte("version 0123abc"))
 		}
 	}))
 	defer server.Close()
+	in := &Instance{Generation: &Generation{Channels: []Channel{{Name: "web", Commit: "89abcdef0123456789abcdef0123456789abcdef"}}}}
 	for _, c := range []struct {
 		probe HTTP
 		fails string
@@ -105,9 +107,19 @@ func TestHTTPProbe(t *testing.T) {
 		{HTTP{URL: server.URL + "/sick"}, "status 500, want 200 to 299: database is locked"},
 		{HTTP{URL: server.URL + "/slow"}, "deadline exceeded"},
 		{HTTP{URL: "gopher://x"}, "unsupported protocol"},
+		{HTTP{URL: server.URL, Within: time.Minute}, ""},
+		{HTTP{URL: server.URL, Within: time.Nanosecond}, "which is over the budget of 1ns"},
+		{HTTP{URL: server.URL, Version: "0123abc"}, ""},
+		{HTTP{URL: server.URL, Version: "0123"}, `version "0123" is not served: the body says "version 0123abc"`},
+		{HTTP{URL: server.URL, Version: "1.2.3", Header: "X-Version"}, ""},
+		{HTTP{URL: server.URL, Version: "1.2", Header: "X-Version"}, `header X-Version says "web 1.2.3, commit 89abcdef01"`},
+		{HTTP{URL: server.URL, Version: "1.2.3", Header: "X-Other"}, `header X-Other says ""`},
+		{HTTP{URL: server.URL, VersionOf: "web", Header: "X-Version"}, ""},
+		{HTTP{URL: server.URL, VersionOf: "web"}, "of channel web is not served: the body says"},
+		{HTTP{URL: server.URL, VersionOf: "other"}, `no channel "other"`},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		_, err := c.probe.Check(ctx, nil, nil)
+		_, err := c.probe.Check(ctx, in, nil)
 		cancel()
 		if c.fails == "" && err != nil || c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)) {
 			t.Errorf("%v: error %v, want %q", c.probe, err, c.fails)
@@ -120,7 +132,7 @@ func TestTCPProbe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := TCP{l.Addr().String()}
+	p := TCP{Address: l.Addr().String()}
 	if _, err := p.Check(t.Context(), nil, nil); err != nil {
 		t.Error(err)
 	}
@@ -132,7 +144,8 @@ func TestTCPProbe(t *testing.T) {
 
 func TestProbesAreKept(t *testing.T) {
 	probes := Probes{Alive{}, AllServices{Except: []string{"ntpd"}}, Services{Names: []string{"web"}},
-		HTTP{URL: "http://localhost/", Status: 204, Contains: "x"}, TCP{Address: "localhost:80"}}
+		HTTP{URL: "http://localhost/", Status: 204, Contains: "x", Within: time.Second, VersionOf: "web", Inside: true},
+		TCP{Address: "localhost:80"}, Unix{"/run/x"}, Command{[]string{"true"}}, TLS{Address: "a:1", ValidFor: time.Hour}, DNS{Name: "a"}}
 	custom := probeFunc(func() error { return nil })
 	text, err := json.Marshal(append(probes[:len(probes):len(probes)], custom))
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 //	(deployment
 //	 (lock "channels.lock")
 //	 (system (channel "project") (file "deploy/container.scm") (network? #t))
-//	 (probes (all-services) (services "web"))
+//	 (probes (all-services) (services "web")
+//	         (dns "example.org" (within "500ms")) (tls "example.org:443"))
 //	 (schedule (start-period "90s") (window "10s"))
 //	 (environment "production"
 //	  (mount "state" (source "/srv/state") (target "/var/lib/web") (writable? #t) (owner "web"))
@@ -25,7 +26,8 @@ import (
 //	  (secret "key" (file "/etc/keys/web"))
 //	  (ports 8080)
 //	  (memory "8G")
-//	  (probes (http "http://localhost:8080/" (contains "web 1.")))))
+//	  (probes (http "http://localhost:8080/version" (version-of "project") (within "2s"))
+//	          (unix "/var/run/mysqld/mysqld.sock") (command "check-schema")))))
 type File struct {
 	// Lock is the name of a file with locked channels; relative to the deployment file.
 	Lock string
@@ -246,36 +248,4 @@ func (e *Environment) readPorts(f form) error {
 		e.Ports = append(e.Ports, int(port))
 	}
 	return nil
-}
-
-// readProbes reads (probes PROBE…); those of an environment are added to the common ones.
-func (d *Deployment) readProbes(f form) error {
-	add := func(p Probe) error { d.Probes = append(d.Probes, p); return nil }
-	return f.fields(0, table{
-		"process…": func(f form) error { return errors.Join(f.fields(0, nil), add(Alive{})) },
-		"all-services…": func(f form) error {
-			var p AllServices
-			return errors.Join(f.fields(0, table{"except": toTexts(&p.Except)}), add(p))
-		},
-		"services…": func(f form) error {
-			var p Services
-			return errors.Join(toTexts(&p.Names)(f), add(p))
-		},
-		"tcp…": func(f form) error {
-			var p TCP
-			return errors.Join(toText(&p.Address)(f), add(p))
-		},
-		"http…": func(f form) error {
-			p, err := readHTTP(f)
-			return errors.Join(err, add(p))
-		},
-	})
-}
-
-// readHTTP reads (http URL FIELD…).
-func readHTTP(f form) (p HTTP, err error) {
-	if p.URL, err = f.text(0); err != nil {
-		return p, err
-	}
-	return p, f.fields(1, table{"status": toInt(&p.Status), "contains": toText(&p.Contains)})
 }

@@ -28,7 +28,11 @@ const sampleFile = `;; a deployment
   (ports 80 443)
   (memory "8G") (tasks 400)
   (schedule (start-period "2m"))
-  (probes (http "http://localhost/" (status 200) (contains "web")) (tcp "localhost:443") (process))))
+  (probes (http "http://localhost/" (status 200) (contains "web") (within "2s") (version "1.2")
+            (version-of "web") (header "X-Version") (inside? #t))
+          (tcp "localhost:443") (tcp "db:3306" (inside? #t)) (unix "/run/mysqld/mysqld.sock")
+          (command "check" "--all") (tls "example.org:443" (certificates "/etc/ca.pem") (valid-for "168h"))
+          (dns "example.org" (within "500ms")) (process))))
 `
 
 func TestReadFile(t *testing.T) {
@@ -54,7 +58,12 @@ func TestReadFile(t *testing.T) {
 				Required: []string{"A", "key"}, Secrets: []Secret{{Name: "key", File: "/etc/keys/web", UID: 33}},
 				Ports: []int{80, 443}, Limits: Limits{Memory: 8 << 30, Tasks: 400},
 			},
-			Probes:   append(common[:2:2], HTTP{URL: "http://localhost/", Status: 200, Contains: "web"}, TCP{"localhost:443"}, Alive{}),
+			Probes: append(common[:2:2],
+				HTTP{URL: "http://localhost/", Status: 200, Contains: "web", Within: 2 * time.Second, Version: "1.2",
+					VersionOf: "web", Header: "X-Version", Inside: true},
+				TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
+				Command{[]string{"check", "--all"}}, TLS{Address: "example.org:443", Certificates: "/etc/ca.pem", ValidFor: 168 * time.Hour},
+				DNS{Name: "example.org", Within: 500 * time.Millisecond}, Alive{}),
 			Schedule: Schedule{StartPeriod: 2 * time.Minute, Threshold: 5},
 		},
 	}
@@ -91,6 +100,16 @@ func TestReadFileMistakes(t *testing.T) {
 		{around(`(memory "9999999999T")`), `is not a size`},
 		{around(`(schedule (window "soon"))`), `d.scm:3:21: window: "soon" is not a time`},
 		{around(`(probes (ping))`), `probes has no field "ping"`},
+		{around(`(probes (http "localhost"))`), `d.scm:3:17: http: "localhost" is not a URL`},
+		{around(`(probes (http "http://a" (within 2)))`), `d.scm:3:36: within: 2 is not a string`},
+		{around(`(probes (http "http://a" (header "X")))`), `d.scm:3:11: http: header "X": say which version`},
+		{around(`(probes (tcp "localhost"))`), `d.scm:3:16: tcp: "localhost" is not of the form HOST:PORT`},
+		{around(`(probes (tcp))`), `d.scm:3:11: tcp: a string is missing`},
+		{around(`(probes (unix "socket"))`), `d.scm:3:17: unix: "socket" is not an absolute`},
+		{around(`(probes (command))`), `d.scm:3:11: command: a string is missing`},
+		{around(`(probes (services web))`), `d.scm:3:21: services: web is not a string`},
+		{around(`(probes (tls "a:1" (valid-for "long")))`), `d.scm:3:33: valid-for: "long" is not a time`},
+		{around(`(probes (dns "a" (inside? #t)))`), `d.scm:3:20: dns has no field "inside?"; it has within`},
 		{around(`mount`), `d.scm:3:3: mount is not of the form`},
 		{`(deployment (script "/s") (environment "a") (environment "a"))`, `d.scm:1:58: environment: "a" is there twice`},
 	} {

@@ -28,6 +28,10 @@ var kinds = map[string]func(json.RawMessage) (Probe, error){
 	"services":     decodeProbe[Services],
 	"http":         decodeProbe[HTTP],
 	"tcp":          decodeProbe[TCP],
+	"unix":         decodeProbe[Unix],
+	"command":      decodeProbe[Command],
+	"tls":          decodeProbe[TLS],
+	"dns":          decodeProbe[DNS],
 }
 
 func decodeProbe[P Probe](text json.RawMessage) (Probe, error) {
@@ -49,6 +53,14 @@ func kindOf(p Probe) string {
 		return "http"
 	case TCP:
 		return "tcp"
+	case Unix:
+		return "unix"
+	case Command:
+		return "command"
+	case TLS:
+		return "tls"
+	case DNS:
+		return "dns"
 	}
 	return ""
 }

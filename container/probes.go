@@ -1,14 +1,9 @@
 package container
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"strings"
 )
 
@@ -27,84 +22,6 @@ func (Alive) Check(_ context.Context, in *Instance, _ any) (any, error) {
 		return nil, fmt.Errorf("launcher %d has ended and left the container behind", in.Launcher.PID)
 	}
 	return nil, nil
-}
-
-// HTTP passes when a URL answers as expected. It is asked from this machine, so the
-// container shares the host's network. Redirections are not followed: their status
-// is the answer.
-type HTTP struct {
-	URL string `json:"url"`
-	// Status is the status wanted; 0 means any of 200 to 299.
-	Status int `json:"status,omitempty"`
-	// Contains must be within the first MiB of the body; empty accepts any.
-	Contains string `json:"contains,omitempty"`
-}
-
-// String returns "http URL".
-func (p HTTP) String() string { return "http " + p.URL }
-
-// probeClient asks once, over a new connection: a probe that tried again by
-// itself would hide the very failure it is there to see. Nor may a proxy of the
-// environment answer in the place of the container.
-var probeClient = &http.Client{
-	Transport: &http.Transport{DisableKeepAlives: true},
-	CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse
-	},
-}
-
-// Check implements [Probe].
-func (p HTTP) Check(ctx context.Context, _ *Instance, _ any) (any, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.URL, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := probeClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	if err != nil {
-		return nil, fmt.Errorf("read body: %w", err)
-	}
-	return nil, p.judge(response.StatusCode, body)
-}
-
-func (p HTTP) judge(status int, body []byte) error {
-	if p.Status != 0 && status != p.Status || p.Status == 0 && status/100 != 2 {
-		return fmt.Errorf("status %d, want %s: %.200s", status, cmp.Or(statusText(p.Status), "200 to 299"),
-			strings.TrimSpace(string(body)))
-	}
-	if !bytes.Contains(body, []byte(p.Contains)) {
-		return fmt.Errorf("body of %d bytes does not contain %q: %.200s", len(body), p.Contains, body)
-	}
-	return nil
-}
-
-func statusText(status int) string {
-	if status == 0 {
-		return ""
-	}
-	return fmt.Sprint(status)
-}
-
-// TCP passes when an address, "host:port", accepts a connection.
-type TCP struct {
-	Address string `json:"address"`
-}
-
-// String returns "tcp ADDRESS".
-func (p TCP) String() string { return "tcp " + p.Address }
-
-// Check implements [Probe].
-func (p TCP) Check(ctx context.Context, _ *Instance, _ any) (any, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", p.Address)
-	if err != nil {
-		return nil, err
-	}
-	return nil, conn.Close()
 }
 
 // AllServices passes when every service that shepherd knows is as it should be: running, or

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/genenetwork/guixci/inferior/sexp"
 	"github.com/genenetwork/guixci/internal/guixbox"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/google/go-cmp/cmp"
@@ -52,39 +50,9 @@ func boxMounts() []Mount {
 
 func TestRealContainer(t *testing.T) {
 	guixtest.Require(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
-	testRealContainer(t, realScripts{
-		port: port, one: sampleScript(t, port, "one", "works"), two: sampleScript(t, port, "two", "works"),
-		fails: sampleScript(t, port, "bad", "fails"), dies: sampleScript(t, port, "dying", "dies"),
-	})
-}
-
-// sampleScript has Guix build the container of testdata/sample-system.scm.
-func sampleScript(t *testing.T, port, greeting, mode string) string {
-	t.Helper()
-	number, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// ((@ (sample-system) sample-system) #:port 80 #:greeting "one" #:mode 'works)
-	system := sexp.L(sexp.L(sexp.Symbol("@"), sexp.L(sexp.Symbol("sample-system")), sexp.Symbol("sample-system")),
-		sexp.Keyword("port"), sexp.Int(number), sexp.Keyword("greeting"), sexp.String(greeting),
-		sexp.Keyword("mode"), sexp.Quote(sexp.Symbol(mode)))
-	var complaint bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), "guix", "system", "container", "--network",
-		"--load-path=testdata", "--expression="+system.String())
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
-	cmd.Stderr = &complaint
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("guix system container: %v\n%s", err, &complaint)
-	}
-	return strings.TrimSpace(string(out))
+	port := strconv.Itoa(freePort(t))
+	built := samples(t)
+	testRealContainer(t, realScripts{port: port, one: built["one"], two: built["two"], fails: built["fails"], dies: built["dies"]})
 }
 
 func testRealContainer(t *testing.T, scripts realScripts) {

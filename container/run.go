@@ -5,10 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"strconv"
-	"syscall"
 	"time"
 )
 
@@ -164,36 +160,8 @@ func (d *Deployment) Exec(ctx context.Context, stdio Stdio, command ...string) (
 	if err != nil {
 		return 0, fmt.Errorf("run %q in %s: %w", command[0], d.Name, err)
 	}
-	// nsenter, unlike "guix container exec", keeps the status. Go itself cannot
-	// enter a mount namespace: that takes a process of one thread.
-	cmd := exec.CommandContext(ctx, "nsenter",
-		append([]string{"--all", "--target", strconv.Itoa(in.Process.PID), "--"}, command...)...)
-	cmd.Env = execEnvironment()
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, stdio.Err
-	err = cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exitStatus(exit), context.Cause(ctx)
+	if status, err = enter(ctx, in.Process, stdio, command...); err != nil {
+		return status, fmt.Errorf("run %q in %s: %w", command[0], d.Name, err)
 	}
-	if err != nil {
-		return 0, fmt.Errorf("run %q in %s: %w", command[0], d.Name, err)
-	}
-	return 0, nil
-}
-
-// execEnvironment is that of root on a Guix System; only the terminal's type is the
-// caller's.
-func execEnvironment() []string {
-	return []string{
-		"HOME=/root", "TERM=" + os.Getenv("TERM"),
-		"PATH=/run/privileged/bin:/run/setuid-programs:/run/current-system/profile/bin:/run/current-system/profile/sbin",
-	}
-}
-
-// exitStatus returns the status as a shell does.
-func exitStatus(exit *exec.ExitError) int {
-	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 128 + int(status.Signal())
-	}
-	return exit.ExitCode()
+	return status, nil
 }

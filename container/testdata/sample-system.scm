@@ -5,27 +5,89 @@
   #:use-module (gnu)
   #:use-module (gnu services)
   #:use-module (gnu services shepherd)
+  #:use-module (gnu system shadow)
   #:use-module (guix gexp)
   #:export (sample-system))
 
+;; What the environment says: the value of NAME in /etc/guixci/settings, or DEFAULT.
+(define setting
+  #~(begin
+      (use-modules (ice-9 rdelim))
+      (define (setting name default)
+        (define file "/etc/guixci/settings")
+        (define (value port)
+          (let ((line (read-line port)))
+            (cond ((eof-object? line) default)
+                  ((string-prefix? (string-append name "=") line)
+                   (string-trim-both (substring line (+ 1 (string-length name))) #\'))
+                  (else (value port)))))
+        (if (file-exists? file) (call-with-input-file file value) default))))
+
 (define (web port greeting)
-  "A server that answers GREETING."
+  "A server that answers GREETING on PORT, or on that of the setting PORT.  With
+the setting FLAPS=N every Nth answer is a failure; /slow takes a second."
   (program-file "sample-web"
     #~(begin
-        (use-modules (web server))
-        (run-server (lambda (request body)
-                      (values '((content-type . (text/plain))) #$greeting))
-                    'http '(#:port #$port)))))
+        (use-modules (web server) (web request) (web response) (web uri))
+        #$setting
+        (define flaps (string->number (setting "FLAPS" "1000000")))
+        (define (handle request body count)
+          (when (string=? (uri-path (request-uri request)) "/slow") (sleep 1))
+          (values (build-response #:code (if (zero? (modulo count flaps)) 503 200)
+                                  #:headers '((content-type . (text/plain))))
+                  #$greeting (+ count 1)))
+        (run-server handle 'http
+                    (list #:port (string->number (setting "PORT" (number->string #$port))))
+                    1))))
 
 (define (counter)
-  "A program that counts its starts in /srv/state/starts, and then sleeps."
+  "A program that keeps state in /srv/state: it notes its starts in the file starts, and
+goes on counting in the file journal, a line for each number."
   (program-file "sample-counter"
-    #~(let* ((file "/srv/state/starts")
-             (port (open-file file "a")))
-        (display "started\n" port)
-        (close-port port)
+    #~(begin
+        (use-modules (ice-9 textual-ports))
+        (define journal "/srv/state/journal")
+        (define (note file text)
+          (let ((port (open-file file "a")))
+            (display text port)
+            (close-port port)))
+        (define (whole-lines)           ;half a line was never written
+          (let* ((text (if (file-exists? journal)
+                           (call-with-input-file journal get-string-all)
+                           ""))
+                 (end (string-rindex text #\newline)))
+            (if end (substring text 0 (+ end 1)) "")))
+        (define (last-number text)
+          (let ((lines (reverse (string-split text #\newline))))
+            (if (pair? (cdr lines)) (string->number (cadr lines)) 0)))
+        (define (count number)
+          (note journal (string-append (number->string number) "\n"))
+          (usleep 50000)
+          (count (+ number 1)))
+        (note "/srv/state/starts" "started\n")
         (display "counter is counting\n")
         (force-output)
+        (let ((text (whole-lines)))
+          (note journal "")
+          (truncate-file journal (string-length text))
+          (count (+ (last-number text) 1))))))
+
+(define (fickle)
+  "A program that behaves as the setting MODE says: works, fails at start, comes
+up late, or dies later; TAKES says how many seconds that takes."
+  (program-file "sample-fickle"
+    #~(begin
+        #$setting
+        (define mode (string->symbol (setting "MODE" "works")))
+        (define takes (string->number (setting "TAKES" "1")))
+        (define (come-up)
+          (call-with-output-file "/run/sample-fickle.pid"
+            (lambda (port) (display (getpid) port))))
+        (case mode
+          ((fails) (display "told to fail\n") (force-output) (exit 3))
+          ((late) (sleep takes) (come-up))
+          ((dies) (come-up) (usleep (inexact->exact (round (* takes 1000000)))) (exit 4))
+          (else (come-up)))
         (sleep 1000000))))
 
 (define (broken)
@@ -34,6 +96,30 @@
         (display "cannot read /etc/sample.conf: no such file\n")
         (force-output)
         (exit 3))))
+
+;; What must not be: the code that runs is what the repository has when the service starts.
+(define (fetches)
+  (program-file "sample-fetches"
+    #~(begin
+        (setenv "PATH" "/run/current-system/profile/bin:/usr/bin:/bin")
+        (system* "git" "clone" "--quiet" "--depth=1" "file:///srv/state/upstream" "/run/sample/code")
+        (execl "/bin/sh" "sh" "/run/sample/code/run"))))
+
+(define (keeper)
+  (program-file "sample-keeper"
+    #~(begin
+        (call-with-output-file "/srv/state/kept" (lambda (port) (display "private" port)))
+        (chmod "/srv/state/kept" #o600)
+        (sleep 1000000))))
+
+(define (account name)
+  (user-account (name name) (group "nogroup") (system? #t) (home-directory "/var/empty")))
+
+(define (accounts mode)
+  (case mode
+    ((keeper) (list (account "keeper")))
+    ((keeper-second) (list (account "newcomer") (account "keeper")))
+    (else '())))
 
 (define (services port greeting mode)
   (append
@@ -62,12 +148,30 @@
              (provision '(broken)) (requirement '(user-processes))
              (start #~(make-forkexec-constructor (list #$(broken))))
              (stop #~(make-kill-destructor)))))
+     ((fetches)
+      (list (shepherd-service
+             (provision '(code)) (requirement '(user-processes setup))
+             (start #~(make-forkexec-constructor (list #$(fetches))))
+             (stop #~(make-kill-destructor)))))
+     ((keeper keeper-second)            ;keeps a file that only an account of its own may read
+      (list (shepherd-service
+             (provision '(keeper)) (requirement '(user-processes))
+             (start #~(make-forkexec-constructor (list #$(keeper)) #:user "keeper"))
+             (stop #~(make-kill-destructor)))))
+     ((told)                            ;does what the setting MODE says
+      (list (shepherd-service
+             (provision '(fickle)) (requirement '(user-processes))
+             (start #~(make-forkexec-constructor
+                       (list #$(fickle))
+                       #:pid-file "/run/sample-fickle.pid"
+                       #:pid-file-timeout 4))
+             (stop #~(make-kill-destructor)))))
      (else '()))))
 
 (define* (sample-system #:key (port 8791) (greeting "hello") (mode 'works))
   "Return an operating system with a service that serves GREETING over HTTP on
 PORT, one that keeps state in /srv/state, a one-shot one, and, depending on
-MODE, one that fails at start or dies."
+MODE, one that fails at start or dies, or does what its environment says."
   (operating-system
     (host-name "sample")
     (timezone "Etc/UTC")
@@ -80,4 +184,6 @@ MODE, one that fails at start or dies."
     (packages '())
     (services
      (list (simple-service 'sample shepherd-root-service-type
-                           (services port greeting mode))))))
+                           (services port greeting mode))
+           (simple-service 'sample-accounts account-service-type
+                           (accounts mode))))))

@@ -1,0 +1,132 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+)
+
+// sampleVariants are the systems of testdata/sample-system.scm that tests run: what they greet with,
+// and their mode.
+var sampleVariants = []struct{ name, mode string }{
+	{"one", "works"}, {"two", "works"}, {"fails", "fails"}, {"dies", "dies"},
+	{"told", "told"}, {"told too", "told"},
+	{"fetches", "fetches"}, {"keeper", "keeper"}, {"keeper second", "keeper-second"},
+}
+
+// samples returns the run-container of each variant, by its greeting. Guix builds them
+// once for all tests, with one start of itself.
+func samples(t *testing.T) map[string]string {
+	t.Helper()
+	guixtest.Require(t)
+	built, err := buildSamples()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return built
+}
+
+var buildSamples = sync.OnceValues(func() (map[string]string, error) {
+	args := []string{"build", "--load-path=testdata"}
+	for _, v := range sampleVariants {
+		args = append(args, "--expression="+sampleExpression(v.name, v.mode).String())
+	}
+	home, err := os.MkdirTemp("", "guixci")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(home)
+	var complaint bytes.Buffer
+	cmd := exec.Command("guix", args...)
+	cmd.Env = append(os.Environ(), "HOME="+home)
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	built := strings.Fields(string(out))
+	if err != nil || len(built) != len(sampleVariants) {
+		return nil, fmt.Errorf("build %d samples: %v\n%s%s", len(sampleVariants), err, out, &complaint)
+	}
+	scripts := make(map[string]string)
+	for i, v := range sampleVariants {
+		scripts[v.name] = built[i]
+	}
+	return scripts, nil
+})
+
+// sampleExpression is what "guix system container --network" evaluates:
+// (lambda () (container-script (sample-system #:greeting "one" #:mode 'works) #:shared-network? #t)).
+func sampleExpression(greeting, mode string) sexp.Value {
+	from := func(name sexp.Symbol, module ...sexp.Value) sexp.Value {
+		return sexp.L(sexp.Symbol("@"), sexp.L(module...), name)
+	}
+	system := sexp.L(from("sample-system", sexp.Symbol("sample-system")),
+		sexp.Keyword("greeting"), sexp.String(greeting), sexp.Keyword("mode"), sexp.Quote(sexp.Symbol(mode)))
+	script := sexp.L(from("container-script", sexp.Symbol("gnu"), sexp.Symbol("system"), sexp.Symbol("linux-container")),
+		system, sexp.Keyword("shared-network?"), sexp.Bool(true))
+	return sexp.L(sexp.Symbol("lambda"), sexp.L(), script)
+}
+
+// freePort returns a port that nobody listens on just now.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// realDeployment returns a deployment of samples that serve HTTP on a port of their own and keep
+// their state in the mount "state". It is stopped at the end of the test.
+func realDeployment(t *testing.T) (d *Deployment, url string) {
+	t.Helper()
+	port := freePort(t)
+	url = fmt.Sprintf("http://127.0.0.1:%d/", port)
+	d = &Deployment{
+		Name: "sample", Dir: t.TempDir(),
+		Shares:      []Mount{{Name: "state", Source: t.TempDir(), Target: "/srv/state"}},
+		Exposes:     boxMounts(),
+		Environment: Environment{Settings: map[string]string{"PORT": fmt.Sprint(port)}},
+		Probes:      Probes{AllServices{}, HTTP{URL: url}},
+		Schedule:    Schedule{StartPeriod: 15 * time.Second, Interval: 100 * time.Millisecond, Window: 200 * time.Millisecond},
+		Logger:      slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+	t.Cleanup(func() {
+		if err := d.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return d, url
+}
+
+// mustBring starts a script without asking the preflight: what would happen without it.
+func mustBring(t *testing.T, d *Deployment, script string) *Instance {
+	t.Helper()
+	in, err := bringUnchecked(t, d, script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// bringUnchecked is mustBring for what may fail.
+func bringUnchecked(t *testing.T, d *Deployment, script string) (*Instance, error) {
+	t.Helper()
+	g := d.generation(Revision{Script: script})
+	if err := errors.Join(d.prepare(), d.create(t.Context(), g)); err != nil {
+		t.Fatal(err)
+	}
+	return d.bring(t.Context(), g, 0)
+}
