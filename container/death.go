@@ -1,10 +1,10 @@
 package container
 
 import (
-	"errors"
+	"context"
+	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 )
 
@@ -67,6 +67,13 @@ var signs = []struct{ sign, meaning string }{
 
 // reason says in one sentence why the container is not there.
 func (in *Instance) reason(output string) string {
+	state, err := in.state(context.Background())
+	if err != nil {
+		in.d.log().Warn("cannot ask the runner", "error", err)
+	}
+	if text := state.limitText(in.Generation.Environment.Limits); text != "" {
+		return text
+	}
 	for _, s := range signs {
 		if strings.Contains(output, s.sign) {
 			return s.meaning
@@ -75,18 +82,21 @@ func (in *Instance) reason(output string) string {
 	if !in.Process.isZero() {
 		return "the container ended by itself"
 	}
-	return "the launcher ended before the container had a first process" + in.exitText()
+	text := "the launcher ended before the container had a first process"
+	if state.Ended != "" {
+		text += " (" + state.Ended + ")"
+	}
+	return text
 }
 
-// exitText tells the launcher's exit status where this process is its parent.
-func (in *Instance) exitText() string {
-	if in.reaped == nil {
-		return ""
+// limitText says which limits were met; empty for none.
+func (s UnitState) limitText(l Limits) string {
+	var texts []string
+	if s.Killed > 0 {
+		texts = append(texts, fmt.Sprintf("it reached its limit of %s of memory, and the kernel killed %d of its processes", size(l.Memory), s.Killed))
 	}
-	<-in.reaped
-	var exit *exec.ExitError
-	if errors.As(in.exit, &exit) {
-		return " (" + exit.String() + ")"
+	if s.Refused > 0 {
+		texts = append(texts, fmt.Sprintf("it reached its limit of %d tasks, and was refused another one %d times", l.Tasks, s.Refused))
 	}
-	return ""
+	return strings.Join(texts, "; ")
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -50,6 +51,10 @@ type Deployment struct {
 	// StopTimeout is how long Shepherd gets to stop its services before
 	// the whole container is killed; 0 means 30 seconds.
 	StopTimeout time.Duration
+	// Runners are what an [Environment] may name to run its container; empty is only
+	// our own [Supervisor], which needs no name. All programs that work on the
+	// deployment must have the same.
+	Runners map[string]Runner
 	// Logger is told of each step; nil discards.
 	Logger *slog.Logger
 
@@ -126,6 +131,10 @@ const (
 	defaultStartTimeout = time.Minute
 	defaultStopTimeout  = 30 * time.Second
 )
+
+func (d *Deployment) stopTimeout() time.Duration {
+	return cmp.Or(d.StopTimeout, defaultStopTimeout)
+}
 
 func (d *Deployment) log() *slog.Logger {
 	if d.Logger == nil {

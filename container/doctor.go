@@ -2,6 +2,7 @@ package container
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -72,9 +73,7 @@ func (d *Deployment) examine() (*Finding, error) {
 	if current, err := d.Current(); err != nil || current == nil || current.Number != r.Generation {
 		f.miss("it is on trial, or whoever tried it was killed: the next command sets that right")
 	}
-	if r.Cgroup == nil {
-		f.miss("no control group: nothing limits it, and only its pid namespace holds it together")
-	}
+	f.judge(in)
 	if target, err := os.Readlink(d.generationPath(r.Generation, "root")); err != nil || target != f.Script {
 		f.miss("no root: the garbage collector deletes it as soon as it stops")
 	}
@@ -87,6 +86,21 @@ func (d *Deployment) examine() (*Finding, error) {
 		f.miss("its ledger is not whole: %v", err)
 	}
 	return f, nil
+}
+
+// judge adds what the runner knows.
+func (f *Finding) judge(in *Instance) {
+	state, err := in.state(context.Background())
+	if err != nil {
+		f.miss("its runner cannot be asked: %v", err)
+		return
+	}
+	if !state.Held {
+		f.miss("no control group: nothing limits it, and only its pid namespace holds it together")
+	}
+	if text := state.limitText(in.Generation.Environment.Limits); text != "" {
+		f.miss("%s", text)
+	}
 }
 
 func (f *Finding) miss(format string, args ...any) {

@@ -39,6 +39,8 @@ type Environment struct {
 	Ports []int `json:"ports,omitempty"`
 	// Limits hold for all processes of the container together.
 	Limits Limits `json:"limits,omitzero"`
+	// Runner names one of the deployment's Runners; empty means our own [Supervisor].
+	Runner string `json:"runner,omitempty"`
 }
 
 // Limits are enforced by the kernel's control groups. Zero means none.

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,15 +28,8 @@ func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
 	if found := launchersOf(in.pidFile()); len(found) > 0 {
 		t.Errorf("launchers are left: %v", found)
 	}
-	if c := in.record.Cgroup; c != nil {
-		if _, err := os.Stat(c.Path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("control group %s is left: %v", c.Path, err)
-		}
-	}
-	for _, c := range in.record.Limits {
-		if _, err := os.Stat(c.Path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("control group %s is left: %v", c.Path, err)
-		}
+	for _, dir := range groupsNamed(in.unit().Name) {
+		t.Errorf("control group %s is left", dir)
 	}
 	if _, err := os.Stat(in.runDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("directory is left: %v", err)
@@ -65,4 +59,16 @@ func listenIn(t *testing.T, dir string) net.Listener {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// groupsNamed returns the control groups of a name, wherever they are.
+func groupsNamed(name string) []string {
+	var found []string
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Name() == name {
+			found = append(found, path)
+		}
+		return nil
+	})
+	return found
 }

@@ -1,7 +1,6 @@
 package container
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,9 +17,7 @@ type Instance struct {
 
 	d        *Deployment
 	record   *record
-	logStart int64         // where this run's output begins
-	reaped   chan struct{} // closed when the launcher is reaped; nil if it is not our child
-	exit     error         // the launcher's, valid once reaped is closed
+	logStart int64 // where this run's output begins
 }
 
 // instance returns what a record is about. Of another boot's processes nothing is
@@ -33,8 +30,36 @@ func (d *Deployment) instance(r *record) (*Instance, error) {
 	if r.Boot != bootID() {
 		r = &record{Generation: r.Generation, Previous: r.Previous}
 	}
-	return &Instance{Generation: g, Launcher: r.Launcher, Process: r.Process, d: d, record: r}, nil
+	in := &Instance{Generation: g, Launcher: r.Launcher, Process: r.Process, d: d, record: r}
+	if r.Boot != "" && !in.Alive() {
+		in.followRunner()
+	}
+	return in, nil
 }
+
+// followRunner makes the instance one of the processes that its runner has started
+// since they were written down, if it has.
+func (in *Instance) followRunner() {
+	ctx, cancel := context.WithTimeout(context.Background(), runnerTimeout)
+	defer cancel()
+	state, err := in.state(ctx)
+	if err != nil {
+		in.d.log().Warn("cannot ask the runner", "error", err)
+	}
+	if err != nil || state.Launcher.isZero() || state.Launcher == in.Launcher {
+		return
+	}
+	old := in.Launcher
+	in.Launcher = state.Launcher
+	if p, ok := in.readPID(); ok {
+		in.Process = p
+	} else {
+		in.Launcher = old // it is only just coming up
+	}
+}
+
+// runnerTimeout is what a runner may take to say how a unit is.
+const runnerTimeout = 10 * time.Second
 
 // Alive reports whether the container's first process runs.
 func (in *Instance) Alive() bool { return in.Process.Alive() }
@@ -70,7 +95,7 @@ func (in *Instance) whileAlive(ctx context.Context) (alive context.Context, rele
 // SIGTERM was seen to arrive after a second, or not at all.
 func (in *Instance) stop(ctx context.Context) error {
 	asked := time.Now()
-	patience, cancel := context.WithTimeoutCause(ctx, cmp.Or(in.d.StopTimeout, defaultStopTimeout), errStubborn)
+	patience, cancel := context.WithTimeoutCause(ctx, in.d.stopTimeout(), errStubborn)
 	defer cancel()
 	err := in.terminate(patience)
 	if err == nil {
@@ -121,10 +146,7 @@ func (in *Instance) kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, fmt.Errorf("still there %v after SIGKILL", killTimeout))
 	defer cancel()
 	victims := in.victims()
-	var errs []error
-	if c := in.record.Cgroup; c != nil {
-		errs = append(errs, c.kill())
-	}
+	errs := []error{in.stopUnit(ctx)}
 	for _, p := range victims {
 		errs = append(errs, p.signal(unix.SIGKILL))
 	}
@@ -133,16 +155,16 @@ func (in *Instance) kill(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("process %d: %w", p.PID, err))
 		}
 	}
-	if c := in.record.Cgroup; c != nil {
-		errs = append(errs, c.remove(ctx))
-	}
-	for _, c := range in.record.Limits {
-		errs = append(errs, c.remove(ctx))
-	}
-	if in.reaped != nil {
-		<-in.reaped
-	}
 	return errors.Join(append(errs, removeRunDir(in.runDir()))...)
+}
+
+// stopUnit has the runner clear away what it knows of.
+func (in *Instance) stopUnit(ctx context.Context) error {
+	runner, err := in.d.runner(in.Generation)
+	if err != nil {
+		return err
+	}
+	return runner.Stop(ctx, in.unit())
 }
 
 // victims returns the processes to kill one by one, the container's first process
@@ -151,7 +173,7 @@ func (in *Instance) kill(ctx context.Context) error {
 // its pid file.
 func (in *Instance) victims() []Process {
 	launchers := []Process{in.Launcher}
-	if in.Launcher.isZero() {
+	if !in.Launcher.Alive() {
 		launchers = launchersOf(in.pidFile())
 	}
 	victims := []Process{in.Process}

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,8 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,6 +69,12 @@ func containerMain(mode, socket, replyFile string) int {
 		fmt.Fprintln(os.Stderr, "shepherd: out of luck")
 		return 0
 	}
+	switch mode {
+	case "eats memory":
+		eatMemory()
+	case "makes tasks":
+		makeTasks()
+	}
 	go answer(l, reply)
 	<-stop
 	if mode == "is hard of hearing" {
@@ -77,6 +86,24 @@ func containerMain(mode, socket, replyFile string) int {
 		}
 	}
 	return 0
+}
+
+// eatMemory wants a gigabyte, and every page of it.
+func eatMemory() {
+	var eaten [][]byte
+	for range 1 << 10 {
+		eaten = append(eaten, bytes.Repeat([]byte{1}, 1<<20))
+	}
+	runtime.KeepAlive(eaten)
+}
+
+// makeTasks starts processes until it may not.
+func makeTasks() {
+	for range 100 {
+		if exec.Command("sleep", "1000").Start() != nil {
+			return
+		}
+	}
 }
 
 // answer serves a shepherd's socket.

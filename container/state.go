@@ -19,14 +19,11 @@ type record struct {
 	Generation int `json:"generation"`
 	// Previous is the generation to go back to while this one is not confirmed;
 	// 0 for none. The pointer "current" is what confirms.
-	Previous int     `json:"previous,omitempty"`
-	Boot     string  `json:"boot"`     // bootID
-	Launcher Process `json:"launcher"` // zero until it is started
-	Process  Process `json:"process"`  // the container's process 1; zero until it is known
-	Cgroup   *cgroup `json:"cgroup,omitempty"`
-	// Limits are further control groups, of version 1, that limit it.
-	Limits  []*cgroup `json:"limits,omitempty"`
-	Started time.Time `json:"started"`
+	Previous int       `json:"previous,omitempty"`
+	Boot     string    `json:"boot"`     // bootID
+	Launcher Process   `json:"launcher"` // zero until it is started
+	Process  Process   `json:"process"`  // the container's process 1; zero until it is known
+	Started  time.Time `json:"started"`
 }
 
 // writeFile makes name hold data, all of it or, after a crash, what it held before.

@@ -245,66 +245,6 @@ func TestDialInRoot(t *testing.T) {
 	}
 }
 
-func TestCgroupParents(t *testing.T) {
-	mounts := `25 1 0:22 / /sys rw - sysfs sysfs rw
-31 25 0:27 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
-32 25 0:28 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
-33 25 0:29 /part /mnt/part rw,relatime - cgroup2 cgroup2 rw
-34 25 0:29 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw
-`
-	own := "7:freezer:/a\n4:memory:/b\n0::/user.slice/c:d\n"
-	want := []cgroup{{"/sys/fs/cgroup/unified/user.slice/c:d", true}, {"/sys/fs/cgroup/freezer/a", false}}
-	if diff := cmp.Diff(want, cgroupParents(mounts, own)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if got := cgroupParents("25 1 0:22 / /sys rw - sysfs sysfs rw\nnonsense\n", own); len(got) != 0 {
-		t.Errorf("%v", got)
-	}
-}
-
-// Kill and remove both kinds of control group, with a process and a group inside.
-func TestCgroup(t *testing.T) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, parent := range cgroupParents(string(mounts), string(own)) {
-		c := &cgroup{Path: filepath.Join(parent.Path, "guixci-test"), Unified: parent.Unified}
-		t.Run(c.Path, func(t *testing.T) {
-			if err := os.MkdirAll(filepath.Join(c.Path, "inner"), 0o755); err != nil {
-				t.Skipf("cannot make control groups here: %v", err)
-			}
-			cmd := exec.Command("sh", "-c", "sleep 1000 & wait")
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if err := c.add(cmd.Process.Pid); err != nil {
-				t.Fatal(err)
-			}
-			if got := c.pids(); len(got) == 0 || got[0] != cmd.Process.Pid {
-				t.Errorf("processes %v", got)
-			}
-			if err := c.kill(); err != nil {
-				t.Fatal(err)
-			}
-			cmd.Wait()
-			if err := c.remove(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := os.Stat(c.Path); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("left over: %v", err)
-			}
-			if err := errors.Join(c.kill(), c.remove(t.Context())); err != nil { // again
-				t.Error(err)
-			}
-		})
-	}
-}
-
 // Whatever is mounted or lies below the launcher's directory is not deleted.
 func TestRemoveRunDir(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")

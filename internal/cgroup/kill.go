@@ -1,0 +1,144 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// PIDs returns the processes of the group and of those below it, in no order.
+// A group that is gone has none; the calling process, which starts others from there, is left out.
+func (g *Group) PIDs() []int {
+	var all []int
+	for _, d := range g.dirs() {
+		all = append(all, d.pids()...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func (d Dir) pids() []int {
+	var all []int
+	filepath.WalkDir(d.Path, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return nil
+		}
+		text, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		for _, field := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 0 && pid != os.Getpid() {
+				all = append(all, pid)
+			}
+		}
+		return nil
+	})
+	return all
+}
+
+// Kill sends SIGKILL to every process of the group at once: none gets to start another.
+func (g *Group) Kill() error {
+	var errs []error
+	for _, d := range g.dirs() {
+		errs = append(errs, d.kill())
+	}
+	return errors.Join(errs...)
+}
+
+func (d Dir) kill() error {
+	if d.Unified {
+		err := os.WriteFile(filepath.Join(d.Path, "cgroup.kill"), []byte("1"), 0)
+		if err == nil || errors.Is(err, fs.ErrNotExist) && len(d.pids()) == 0 {
+			return nil
+		}
+	}
+	d.Freeze()
+	defer d.Thaw()
+	var err error
+	for _, pid := range d.pids() { // before Linux 5.14, and with version 1
+		if e := unix.Kill(pid, unix.SIGKILL); e != nil && !errors.Is(e, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("kill process %d: %w", pid, e))
+		}
+	}
+	return err
+}
+
+// Freeze asks for the processes of the group to be stopped, wherever they are, and
+// Thaw lets them go on. Where neither version can, nothing happens.
+func (d Dir) Freeze() { d.frozen("1", "FROZEN") }
+
+// Thaw is the opposite of Freeze.
+func (d Dir) Thaw() { d.frozen("0", "THAWED") }
+
+func (d Dir) frozen(unified, freezer string) {
+	if d.Unified {
+		d.write("cgroup.freeze", unified)
+	} else {
+		d.write("freezer.state", freezer)
+	}
+}
+
+// write writes to a file of the kernel's, which is never made.
+func (d Dir) write(file, text string) error {
+	f, err := os.OpenFile(filepath.Join(d.Path, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// Remove removes the group and those below once its last process is gone, killing
+// any that is left until ctx ends.
+func (g *Group) Remove(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := g.rmdir()
+		if err == nil {
+			return nil
+		}
+		g.Kill()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("remove control group: %w", err)
+		}
+	}
+}
+
+func (g *Group) rmdir() error {
+	var errs []error
+	for _, d := range g.dirs() {
+		errs = append(errs, d.rmdir())
+	}
+	return errors.Join(errs...)
+}
+
+// rmdir removes the directories, innermost first. Their files go with them.
+func (d Dir) rmdir() error {
+	var dirs []string
+	err := filepath.WalkDir(d.Path, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	slices.Reverse(dirs)
+	for _, dir := range dirs {
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
