@@ -22,7 +22,8 @@ var allowed = map[string][]string{
 	"inferior/sexp":         {},
 	"inferior/inferiortest": {"inferior/sexp"},
 
-	"substitute":                     {"substitute/nar"},
+	"substitute":                     {"substitute/nar", "substitute/lzip"},
+	"substitute/lzip":                {},
 	"substitute/nar":                 {},
 	"substitute/substitutetest":      {"substitute", "substitute/nar"},
 	"substitute/…":                   {"substitute", "substitute/nar"},
@@ -56,6 +57,7 @@ var importers = map[string][]string{
 	"filippo.io/edwards25519":               {"substitute"},
 	"github.com/klauspost/compress":         {"substitute"},
 	"github.com/hashicorp/go-retryablehttp": {"substitute"},
+	"github.com/ulikunitz/xz":               {"substitute/lzip"},
 	"github.com/schollz/progressbar":        {"internal/cli"},
 	// Two databases, ours and guix-daemon's, which have nothing in common.
 	"modernc.org/sqlite": {"guixci/record", "substitute/storedb"},

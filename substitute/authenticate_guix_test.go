@@ -106,7 +106,7 @@ func TestGuixSigns(t *testing.T) {
 		t.Fatal(err)
 	}
 	guix := authenticate(t, configDir(t))
-	for i := range 1000 {
+	for i := range 5000 {
 		hash := substitute.Hash(sha256.Sum256([]byte{byte(i), byte(i >> 8)}))
 		theirs, err := guix.ask("sign", secret, fmt.Sprintf("%x", hash[:]))
 		if err != nil {

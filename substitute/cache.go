@@ -23,7 +23,7 @@ import (
 //
 //	nix-cache-info
 //	HASH.narinfo            signed if Key is set
-//	nar/zstd/HASH-NAME      compressed archive; also gzip
+//	nar/zstd/HASH-NAME      compressed archive; also gzip and lzip
 //	nar/HASH-NAME           the archive itself, for what is compressed already
 //
 // Files appear whole or not at all, and the narinfo last; several processes may
@@ -236,7 +236,7 @@ func (c *Cache) WriteNAR(ctx context.Context, w io.Writer, info *Info) error {
 		return err
 	}
 	defer f.Close()
-	plain, err := decompress(method, readerContext{ctx, f})
+	plain, err := decompress(method, readerContext{ctx, f}, info.NarSize)
 	if err != nil {
 		return fmt.Errorf("read cache: %w", err)
 	}
@@ -249,7 +249,7 @@ func (c *Cache) WriteNAR(ctx context.Context, w io.Writer, info *Info) error {
 
 // openAny opens the archive of an item in the form that is read fastest.
 func (c *Cache) openAny(info *Info) (f *os.File, method string, err error) {
-	for _, method := range []string{"none", "zstd", "gzip"} {
+	for _, method := range []string{"none", "zstd", "gzip", "lzip"} {
 		f, err := c.open(info.StorePath, method)
 		if !errors.Is(err, ErrNotFound) {
 			return f, method, err

@@ -8,13 +8,15 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/genenetwork/guixci/substitute/lzip"
 )
 
 // A Compression is a way to send archives.
 type Compression struct {
-	// Method is "gzip", "zstd" or "none", as in the narinfo field.
+	// Method is "gzip", "lzip", "zstd" or "none", as in the narinfo field.
 	Method string
-	// Level is that of the gzip or zstd command, or the nearest one there is;
+	// Level is that of the command of this name, or the nearest one there is;
 	// zero means 3.
 	Level int
 }
@@ -26,7 +28,7 @@ const defaultLevel = 3
 var DefaultCompressions = []Compression{{Method: "zstd"}, {Method: "gzip"}}
 
 // encoders holds encoders for reuse, since they are expensive to make.
-var encoders = map[string]*sync.Map{"gzip": {}, "zstd": {}} // level → *sync.Pool
+var encoders = map[string]*sync.Map{"gzip": {}, "lzip": {}, "zstd": {}} // level → *sync.Pool
 
 // An encoder compresses one archive. Close ends it without closing what it
 // writes to.
@@ -37,8 +39,8 @@ type encoder interface {
 
 func (c Compression) level() int {
 	last := 22
-	if c.Method == "gzip" {
-		last = gzip.BestCompression
+	if c.Method == "gzip" || c.Method == "lzip" {
+		last = 9
 	}
 	if c.Level == 0 {
 		return defaultLevel
@@ -49,7 +51,7 @@ func (c Compression) level() int {
 // quickly is c for somebody who waits: a level less, as guix publish also does,
 // of what nobody keeps.
 func (c Compression) quickly() Compression {
-	if c.Method == "zstd" && c.level() > 2 {
+	if c.Method != "gzip" && c.level() > 2 {
 		c.Level = 2
 	}
 	return c
@@ -87,8 +89,11 @@ func (c Compression) through(w io.Writer, write func(io.Writer) error) error {
 // newEncoder makes an encoder that works within the calls of Write: it has no
 // goroutines that would outlive a request.
 func (c Compression) newEncoder() (encoder, error) {
-	if c.Method == "gzip" {
+	switch c.Method {
+	case "gzip":
 		return gzip.NewWriterLevel(nil, c.level())
+	case "lzip":
+		return lzip.NewWriter(nil, c.level()), nil
 	}
 	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(c.level())))

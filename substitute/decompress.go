@@ -8,9 +8,12 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/genenetwork/guixci/substitute/lzip"
 )
 
-// maxWindow is the memory that a zstd archive may ask for; "zstd --long" needs 128 MiB.
+// maxWindow is the memory that a zstd or lzip archive may ask for; "zstd --long" needs 128 MiB, and
+// "lzip -9" 32.
 const maxWindow = 128 << 20
 
 // decompressing says how fast one core gets archives out of a method, in bytes of
@@ -20,20 +23,23 @@ var decompressing = map[string]struct{ speed, ratio float64 }{
 	"none":  {10e9, 1},
 	"zstd":  {900e6, 0.40},
 	"gzip":  {250e6, 0.42},
+	"lzip":  {50e6, 0.35},
 	"bzip2": {30e6, 0.38},
 }
 
 // readable reports whether a Client can read a compression.
 func readable(method string) bool { return decompressing[method].speed > 0 }
 
-// decompress returns what r has compressed by method. Nothing has to be closed when it has been
-// read to its end, or to an error; closing r ends it otherwise.
-func decompress(method string, r io.Reader) (io.ReadCloser, error) {
+// decompress returns what r has compressed by method, size bytes or else something wrong. Nothing has
+// to be closed when it has been read to its end, or to an error; closing r ends it otherwise.
+func decompress(method string, r io.Reader, size int64) (io.ReadCloser, error) {
 	switch method {
 	case "none":
 		return io.NopCloser(r), nil
 	case "gzip":
 		return gzip.NewReader(r)
+	case "lzip":
+		return io.NopCloser(lzip.NewReader(r, int(min(size, maxWindow)))), nil
 	case "bzip2":
 		return io.NopCloser(bzip2.NewReader(r)), nil
 	case "zstd":

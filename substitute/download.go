@@ -157,7 +157,7 @@ func (d *download) from(ctx context.Context, s *splice, at source) error {
 	}
 	defer b.close()
 	b.tell = d.teller(u.Redacted(), b.size)
-	plain, err := decompress(at.Compression, b)
+	plain, err := decompress(at.Compression, b, d.offer.NarSize)
 	if err != nil {
 		return fmt.Errorf("decompress %s: %w", at.Compression, err)
 	}

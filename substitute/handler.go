@@ -18,7 +18,7 @@ import (
 //
 //	/nix-cache-info
 //	/HASH.narinfo                what is known of an item, signed
-//	/nar/gzip/HASH-NAME          its archive; also zstd, and none without a method
+//	/nar/gzip/HASH-NAME          its archive; also lzip, zstd, and none without a method
 //	/file/NAME/sha256/BASE32     the contents of a fixed-output file, a download
 //	/log/HASH-NAME               the log of its build, see Log
 //	/signing-key.pub             to be given to "guix archive --authorize"

@@ -24,6 +24,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/lzip"
 	"github.com/genenetwork/guixci/substitute/nar"
 	"github.com/genenetwork/guixci/substitute/substitutetest"
 )
@@ -53,6 +54,13 @@ func serveOn(t testing.TB, s *substitute.Server) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	runServer(t, s, l)
+	return "http://" + l.Addr().String()
+}
+
+// runServer runs s until the end of the test.
+func runServer(t testing.TB, s *substitute.Server, l net.Listener) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx, l) }()
@@ -62,7 +70,6 @@ func serveOn(t testing.TB, s *substitute.Server) string {
 			t.Errorf("server: %v", err)
 		}
 	})
-	return "http://" + l.Addr().String()
 }
 
 // A response, read to its end.
@@ -211,6 +218,7 @@ func TestHandlerOffers(t *testing.T) {
 		{"none", "none"},
 		{"zstd", "zstd gzip"},
 		{"zstd none", "zstd none"},
+		{"zstd lzip", "zstd lzip"},
 		{"brotli", "gzip"},
 	} {
 		var c []substitute.Compression
@@ -255,6 +263,8 @@ func decompress(t *testing.T, method string, body []byte) []byte {
 	switch method {
 	case "gzip":
 		r, err = gzip.NewReader(r)
+	case "lzip":
+		r = lzip.NewReader(r, len(body)+8<<20)
 	case "zstd":
 		r, err = zstd.NewReader(r)
 	}
@@ -276,7 +286,7 @@ func TestHandlerNAR(t *testing.T) {
 	for _, size := range []int{0, 10, 64<<10 - 112, 64 << 10, 1 << 20} {
 		contents := incompressible(size)
 		info := m.AddFile("item", contents)
-		for _, method := range []string{"none", "gzip", "zstd"} {
+		for _, method := range []string{"none", "gzip", "lzip", "zstd"} {
 			address := url + "/nar/" + method + "/" + info.StorePath.Base()
 			if method == "none" {
 				address = url + "/nar/" + info.StorePath.Base()

@@ -38,8 +38,8 @@ Offer the store over HTTP, signed, to every Guix that has authorized the key.
       --listen=HOST      listen on the address of HOST (0.0.0.0)
   -u, --user=USER        change to USER once the key is read and the port taken
   -C, --compression[=METHOD[:LEVEL]]
-                         compress by METHOD, gzip, zstd or none, at LEVEL; may be
-                         repeated (zstd:3 and gzip:3)
+                         compress by METHOD, gzip, lzip, zstd or none, at LEVEL; may
+                         be repeated (zstd:3 and gzip:3)
   -c, --cache=DIRECTORY  keep what was compressed in DIRECTORY
       --cache-size=SIZE  let it have SIZE bytes at most, such as 50G
       --cache-bypass-threshold=SIZE

@@ -211,8 +211,8 @@ func addCompression(o *options, value string) error {
 			c.Method = "none"
 		}
 	}
-	if !slices.Contains([]string{"gzip", "zstd", "none"}, c.Method) {
-		return fmt.Errorf("unknown compression %q; known are gzip, zstd and none", c.Method)
+	if !slices.Contains([]string{"gzip", "lzip", "zstd", "none"}, c.Method) {
+		return fmt.Errorf("unknown compression %q; known are gzip, lzip, zstd and none", c.Method)
 	}
 	o.compression = append(o.compression, c)
 	return nil

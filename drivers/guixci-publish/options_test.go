@@ -22,8 +22,8 @@ func TestParse(t *testing.T) {
 		{"", options{port: "8080", listen: "0.0.0.0"}},
 		{"-p80 -uguix-publish", options{port: "80", listen: "0.0.0.0", user: "guix-publish"}},
 		{"-p 80 --listen localhost", options{port: "80", listen: "localhost"}},
-		{"-Czstd:19 -C --compression=6 -C0", options{port: "8080", listen: "0.0.0.0", compression: []substitute.Compression{
-			{Method: "zstd", Level: 19}, {Method: "gzip"}, {Method: "gzip", Level: 6}, {Method: "none"},
+		{"-Czstd:19 -Clzip:9 -C --compression=6 -C0", options{port: "8080", listen: "0.0.0.0", compression: []substitute.Compression{
+			{Method: "zstd", Level: 19}, {Method: "lzip", Level: 9}, {Method: "gzip"}, {Method: "gzip", Level: 6}, {Method: "none"},
 		}}},
 		{"--cache=/c --ttl=1m --neg=90s --workers=3 --cache-size 5G", options{
 			port: "8080", listen: "0.0.0.0", cache: "/c", ttl: 30 * 24 * time.Hour, negativeTTL: 90 * time.Second, workers: 3, cacheSize: 5 << 30,
@@ -40,7 +40,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	for _, line := range []string{
-		"-x", "--nonsense", "--p=1", "-p", "--port", "--help=x", "-Clzip", "-Cgzip:x", "-C30:", "--ttl=5", "--ttl=5y", "--ttl=-1d",
+		"-x", "--nonsense", "--p=1", "-p", "--port", "--help=x", "-Clzma", "-Cgzip:x", "-C30:", "--ttl=5", "--ttl=5y", "--ttl=-1d",
 		"--ttl=99999999999999w", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=", "--nar-path=other",
 	} {
 		if _, err := parse(strings.Fields(line)); err == nil {

@@ -143,7 +143,7 @@ func TestWeatherAndChallenge(t *testing.T) {
 	guixtest.Require(t)
 	paths, derivations := items(t)
 	config := configured(t)
-	for _, args := range [][]string{nil, {"-Cnone"}, {"-Cgzip"}, {"-Czstd:3"}, {"--cache=" + t.TempDir()}, {"--cache=" + t.TempDir(), "-Czstd"}} {
+	for _, args := range [][]string{nil, {"-Cnone"}, {"-Cgzip"}, {"-Clzip"}, {"-Czstd:3"}, {"--cache=" + t.TempDir()}, {"--cache=" + t.TempDir(), "-Czstd"}} {
 		s := start(t, config, args...)
 		checkWeather(t, config, s.url, paths, derivations)
 	}
@@ -184,7 +184,8 @@ func TestFromGuixPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"-Cgzip"}, {"-Czstd"}, {"-Cnone"}, {"-Czstd", "-Clzip", "-Cgzip"}, {"-Czstd", "--cache=" + t.TempDir()}} {
+	for _, args := range [][]string{{"-Cgzip"}, {"-Czstd"}, {"-Cnone"}, {"-Clzip"}, {"-Czstd", "-Clzip", "-Cgzip"}, {"-Czstd", "--cache=" + t.TempDir()},
+		{"-Clzip", "-Cgzip", "--cache=" + t.TempDir()}} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)

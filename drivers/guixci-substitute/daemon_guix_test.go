@@ -237,6 +237,32 @@ func lstat(t *testing.T, item substitute.StorePath, name string) os.FileInfo {
 	return info
 }
 
+// A daemon without this program gets the same from our server: through guix substitute, baked or not.
+func TestStockDaemon(t *testing.T) {
+	guixtest.Require(t)
+	stock, err := exec.LookPath("guix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := substitute.GenerateKey()
+	socket, _ := daemonWith(t, stock, key.Public(), 2)
+	for _, methods := range [][]substitute.Compression{nil, {{Method: "lzip"}, {Method: "zstd"}}} {
+		m, paths := gifts(t, 5)
+		server := httptest.NewServer(&substitute.Handler{Source: m, Key: key, Compression: methods})
+		substituteAll(t, socket, m, paths, server.URL)
+		server.Close()
+		drop(t, paths)
+	}
+	m, paths := gifts(t, 5)
+	cache := &substitute.Cache{Dir: t.TempDir(), Key: key}
+	if err := cache.Export(t.Context(), m, paths, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(cache.Dir)))
+	defer server.Close()
+	substituteAll(t, socket, m, paths, server.URL)
+}
+
 // A cache that breaks off everything, and one that sends garbage, do not keep the
 // daemon from getting the items elsewhere.
 func TestUnderDaemonBadCaches(t *testing.T) {
