@@ -143,7 +143,7 @@ func TestWeatherAndChallenge(t *testing.T) {
 	guixtest.Require(t)
 	paths, derivations := items(t)
 	config := configured(t)
-	for _, args := range [][]string{nil, {"-Cnone"}, {"-Cgzip"}, {"-Clzip"}, {"-Czstd:3"}, {"--cache=" + t.TempDir()}, {"--cache=" + t.TempDir(), "-Czstd"}} {
+	for _, args := range [][]string{nil, {"-Cnone"}, {"-Cgzip"}, {"-Czstd:3"}, {"--cache=" + t.TempDir()}, {"--cache=" + t.TempDir(), "-Czstd"}} {
 		s := start(t, config, args...)
 		checkWeather(t, config, s.url, paths, derivations)
 	}
