@@ -37,39 +37,15 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 		return nil, d.failed(Refused, err)
 	}
 	d.tell(rev, next, Began, nil)
-	err = d.replace(ctx, was, next)
+	err = d.replace(ctx, was, next, rev.snapshotOf)
 	if err == nil {
 		d.tell(rev, next, Confirmed, nil)
+		d.complain("remove old snapshots", d.forgetSnapshots(next.Number))
 		_, err = d.prune()
 		d.complain("remove old generations", err)
 		return next, nil
 	}
 	return nil, d.giveUp(ctx, was, next, rev, err)
-}
-
-// errUntouched marks failures before the old generation was touched.
-var errUntouched = errors.New("the old generation was not touched")
-
-// replace stops what runs, starts next, and confirms it once it is healthy.
-func (d *Deployment) replace(ctx context.Context, was standing, next *Generation) error {
-	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("%w (%w)", err, errUntouched)
-	}
-	if err := was.stop(ctx); err != nil {
-		return err
-	}
-	in, err := d.bring(ctx, next, was.previous())
-	if err != nil {
-		return err
-	}
-	err = in.awaitConfirmation(ctx)
-	if err == nil {
-		err = d.confirm(in)
-	}
-	if err != nil {
-		return errors.Join(err, in.stop(context.WithoutCancel(ctx)))
-	}
-	return nil
 }
 
 // bring starts a generation and waits until it is healthy. On error it is
@@ -101,21 +77,25 @@ func (d *Deployment) confirm(in *Instance) error {
 // giveUp goes back to what was and returns the *[Error] that says how that went.
 func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation, rev Revision, cause error) error {
 	result := d.failed(Kept, cause)
-	stuck := was.running != nil && was.running.Alive() // it could not be stopped
-	if !stuck && !errors.Is(cause, errUntouched) {
-		if ctx.Err() == nil { // else it may be as good as any
-			next.Rejected = cause.Error()
-			d.complain("remember the rejected generation", d.writeGeneration(next))
-		}
-		result.Outcome, result.Rollback = d.restore(context.WithoutCancel(ctx), was)
+	untouched := errors.Is(cause, errUntouched)
+	stuck := !untouched && was.running != nil && was.running.Alive() // it could not be stopped
+	if !stuck && ctx.Err() == nil {                                  // else it may be as good as any
+		next.Rejected = cause.Error()
 	}
+	if !stuck && !untouched {
+		result.Outcome, result.Rollback = d.restore(context.WithoutCancel(ctx), was, next)
+	}
+	d.complain("write down the failed generation", d.writeGeneration(next))
 	event := map[Outcome]Event{Kept: WasKept, RolledBack: WasRolled, RollbackFailed: WasLost}[result.Outcome]
 	d.tell(rev, next, event, result)
 	return result
 }
 
-// restore makes what was before run again, if it did or ought to.
-func (d *Deployment) restore(ctx context.Context, was standing) (Outcome, error) {
+// restore makes what was before next run again, if it did or ought to, on the state there was.
+func (d *Deployment) restore(ctx context.Context, was standing, next *Generation) (Outcome, error) {
+	if err := d.undo(ctx, next.Number); err != nil {
+		return RollbackFailed, err
+	}
 	if !was.wanted {
 		d.complain("forget the failed generation", d.removeRecord())
 		return Kept, nil
@@ -132,7 +112,7 @@ func (d *Deployment) generation(rev Revision) *Generation {
 	return &Generation{Script: rev.Script, Lock: rev.Lock, Shares: slices.Clone(d.Shares),
 		Exposes: slices.Clone(d.Exposes), Environment: d.Environment,
 		Channels: slices.Clone(rev.Channels), Probes: slices.Clone(d.Probes),
-		Schedule: d.Schedule, Created: time.Now()}
+		Schedule: d.Schedule, Switch: d.Switch.clone(), Created: time.Now()}
 }
 
 // admit makes the revision a generation, rooted, if nothing speaks against trying it.

@@ -60,20 +60,22 @@ func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule)
 		a.probes, a.memory = Probes{Alive{}, AllServices{}}, make([]any, 2)
 	}
 	a.begin = time.Now()
-	tick := time.NewTicker(a.schedule.Interval)
-	defer tick.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		done, err := a.check(ctx, in)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if done || err != nil {
+			in.well = a.first
 			return err
 		}
+		pause.Reset(a.pause())
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-tick.C:
+		case <-pause.C:
 		}
 	}
 }
@@ -85,9 +87,19 @@ type awaiting struct {
 	memory   []any
 	begin    time.Time
 	well     time.Time // since when all probes have passed; zero after a failure
-	started  bool      // all have passed once: the start period is over
+	started  bool      // all have passed once, at first: the start period is over
+	first    time.Time
 	tries    int
 	failures int
+}
+
+// pause returns the time until the next check: Interval, but less before the first success,
+// so that noticing it adds little to the time it takes.
+func (a *awaiting) pause() time.Duration {
+	if a.started {
+		return a.schedule.Interval
+	}
+	return min(a.schedule.Interval, max(20*time.Millisecond, time.Since(a.begin)/20))
 }
 
 // check tries all probes once. done is true when the container is healthy.
@@ -102,7 +114,9 @@ func (a *awaiting) check(ctx context.Context, in *Instance) (done bool, err erro
 	if a.well.IsZero() {
 		a.well = now
 	}
-	a.started = true
+	if !a.started {
+		a.started, a.first = true, now
+	}
 	return now.Sub(a.well) >= a.schedule.Window, nil
 }
 

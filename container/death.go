@@ -31,8 +31,11 @@ const (
 )
 
 // output returns the last lines of this run's output.
-func (in *Instance) output() string {
-	f, err := os.Open(in.logFile())
+func (in *Instance) output() string { return lastLines(in.logFile(), in.logStart) }
+
+// lastLines returns the end of what was written to a file from start on.
+func lastLines(name string, start int64) string {
+	f, err := os.Open(name)
 	if err != nil {
 		return ""
 	}
@@ -41,7 +44,7 @@ func (in *Instance) output() string {
 	if err != nil {
 		return ""
 	}
-	start := max(in.logStart, end-outputBytes)
+	start = max(start, end-outputBytes)
 	text, _ := io.ReadAll(io.NewSectionReader(f, start, end-start))
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return strings.Join(lines[max(0, len(lines)-outputLines):], "\n")

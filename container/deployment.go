@@ -36,6 +36,8 @@ type Deployment struct {
 	// Closures tells of what a script needs; nil leaves out of plans and the
 	// preflight what can only be known from that.
 	Closures Closures
+	// Switch says how one generation takes the place of another.
+	Switch Switch
 	// ConfirmBy is how long a healthy generation waits for [Deployment.Confirm] before it
 	// is taken back; 0 confirms it at once. To have it confirmed by itself after a
 	// delay, let its Schedule have a longer Window.
@@ -92,6 +94,11 @@ type Revision struct {
 	Why      string // likewise
 	// Force tries a revision again that was rejected before.
 	Force bool
+	// RestoreState has [Deployment.RollBack] put back the snapshot of the state that the
+	// generation left behind. What was written since is lost.
+	RestoreState bool
+
+	snapshotOf int // the generation whose snapshot is put back; 0 for none
 }
 
 // A Channel is a channel of Guix at a commit.
@@ -114,7 +121,11 @@ type Generation struct {
 	Channels    []Channel   `json:"channels,omitempty"`
 	Probes      Probes      `json:"probes,omitempty"`
 	// Schedule is that of the probes.
-	Schedule Schedule  `json:"schedule"`
+	Schedule Schedule `json:"schedule"`
+	// Switch is how it was to take the place of the one before, Switched what that took;
+	// nil before it was tried.
+	Switch   Switch    `json:"switch,omitzero"`
+	Switched *Switched `json:"switched,omitempty"`
 	Created  time.Time `json:"created"`
 	// Started is when it last became healthy; zero if it never did.
 	Started time.Time `json:"started,omitzero"`

@@ -19,6 +19,10 @@
 // secrets, limits. [ReadFile] reads all of them from one file, [Diff] tells two
 // generations apart, and [Deployment.Promote] has one place follow another.
 //
+// What else a switch takes is its [Switch]: hooks, such as a migration, and a snapshot of state
+// that comes back when the switch fails. [Switched], in the generation and the ledger, says
+// how long nothing served.
+//
 // A deployment lives in its directory: generations, each with its log, the pointer, a
 // record of what is running, a lease, and a ledger that is only ever appended
 // to. Another process, or this one after a restart, finds the container there again.

@@ -20,6 +20,8 @@ import (
 //	 (probes (all-services) (services "web")
 //	         (dns "example.org" (within "500ms")) (tls "example.org:443"))
 //	 (schedule (start-period "90s") (window "10s"))
+//	 (pre-switch "/srv/bin/migrate" "--up" (timeout "5m"))
+//	 (snapshot "state")
 //	 (environment "production"
 //	  (mount "state" (source "/srv/state") (target "/var/lib/web") (writable? #t) (owner "web"))
 //	  (settings (URL "https://example.org"))
@@ -122,6 +124,7 @@ func (file *File) readEnvironment(f form, d Deployment) error {
 		return f.errorAt(0, "%q is there twice", name)
 	}
 	d.Shares, d.Exposes, d.Probes = slices.Clone(d.Shares), slices.Clone(d.Exposes), slices.Clone(d.Probes)
+	d.Switch = d.Switch.clone()
 	e := &d.Environment
 	e.Settings, e.Secrets = maps.Clone(e.Settings), slices.Clone(e.Secrets)
 	e.Required, e.Ports = slices.Clone(e.Required), slices.Clone(e.Ports)
@@ -133,7 +136,7 @@ func (file *File) readEnvironment(f form, d Deployment) error {
 // fieldsOf are the fields that the deployment and each environment have.
 func fieldsOf(d *Deployment) table {
 	e := &d.Environment
-	return table{
+	t := table{
 		"mount…":          d.readMount,
 		"settings":        e.readSettings,
 		"settings-format": e.readFormat,
@@ -153,6 +156,8 @@ func fieldsOf(d *Deployment) table {
 		},
 		"free-space": toSize(&d.MinFree),
 	}
+	maps.Copy(t, d.Switch.readSwitch())
+	return t
 }
 
 func (s *Schedule) read(f form) error {

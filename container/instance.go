@@ -15,6 +15,7 @@ type Instance struct {
 	Launcher   Process // the run-container script
 	Process    Process // process 1 of the container: shepherd
 
+	well     time.Time // when all probes passed for the first time; zero before
 	d        *Deployment
 	record   *record
 	logStart int64 // where this run's output begins

@@ -26,6 +26,8 @@ type Entry struct {
 	Who         string `json:"who,omitempty"`
 	Why         string `json:"why,omitempty"`
 	Detail      string `json:"detail,omitempty"` // of failures, the error
+	// Switched is what the switch took: the gap, and hooks that were run.
+	Switched *Switched `json:"switched,omitempty"`
 	// Previous is the SHA-256, in hexadecimal, of the line before, which makes
 	// any change to the past visible; empty in the first.
 	Previous string `json:"previous"`
@@ -47,6 +49,7 @@ const (
 	WasStarted   Event = "started"         // the current generation, again
 	WasStopped   Event = "stopped"         // by hand
 	WasNotStable Event = "start-failed"    // of the current generation
+	WasImported  Event = "imported"        // with the ledger so far, from another machine
 )
 
 // enter appends an entry; the ledger is only ever appended to.

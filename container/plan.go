@@ -109,6 +109,9 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 		fmt.Fprintf(&text, "replace generation %d by %s\n", p.Current.Number, p.Next.Script)
 		p.Difference.WriteTo(&text)
 	}
+	if !p.Nothing {
+		p.Next.Switch.print(&text)
+	}
 	for _, r := range p.Refusals {
 		fmt.Fprintf(&text, "! %s: %s\n", r.Check, r.Reason)
 	}

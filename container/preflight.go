@@ -11,7 +11,7 @@ import (
 
 // A RefusalError is something that run-container accepts and that then ends badly.
 type RefusalError struct {
-	Check string // a word: script, mount, environment, port, state, ids, owner, disk, namespaces, privilege
+	Check string // a word: script, mount, environment, port, state, ids, owner, disk, hook, snapshot, namespaces, privilege
 	Err   error
 }
 
@@ -42,6 +42,8 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("port", checkPorts(g, was))
 	refuse("state", d.checkState(g))
 	refuse("disk", d.checkDisk(g))
+	refuse("hook", checkSwitch(g))
+	refuse("snapshot", d.checkSnapshot(g))
 	if len(errs) == 0 { // else there may be nothing to read
 		check, err := d.checkAccounts(ctx, g, was)
 		refuse(check, err)

@@ -102,10 +102,13 @@ func superfluous(all []*Generation, current int, keep Retention) []*Generation {
 // remove removes a generation's directory, and its root with it. What says that it is a
 // generation goes first, so that half a removal is none.
 func (d *Deployment) remove(g *Generation) error {
-	for _, name := range []string{"generation.json", "root", "log", "waiting"} {
+	for _, name := range []string{"generation.json", "root", "log", "hooks.log", "waiting"} {
 		if err := os.Remove(d.generationPath(g.Number, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	if err := d.removeSnapshot(g.Number); err != nil {
+		return err
 	}
 	if err := removeRunDir(d.generationPath(g.Number, "run")); err != nil {
 		return err

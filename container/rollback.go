@@ -8,7 +8,7 @@ import (
 // RollBack makes an older generation run again, with the mounts, environment and probes it
 // had then, by the same way as any other: it becomes a new generation. Number 0 is the
 // last healthy one before the current that is not the same thing. Of the revision
-// only who and why count.
+// only who, why, and RestoreState count.
 func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*Generation, error) {
 	old, err := d.older(number)
 	if err != nil {
@@ -16,7 +16,12 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	}
 	then := *d
 	then.Shares, then.Exposes, then.Environment = old.Shares, old.Exposes, old.Environment
-	then.Probes, then.Schedule = old.Probes, old.Schedule
+	then.Probes, then.Schedule, then.Switch = old.Probes, old.Schedule, old.Switch
+	if rev.RestoreState {
+		if rev.snapshotOf, then.Switch.Snapshot, err = d.stateOf(old); err != nil {
+			return nil, d.failed(Refused, err)
+		}
+	}
 	if rev.Why == "" {
 		rev.Why = fmt.Sprintf("back to generation %d", old.Number)
 	}

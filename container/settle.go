@@ -29,6 +29,14 @@ func (s standing) previous() int {
 	return s.current.Number
 }
 
+// number returns that of the confirmed generation; 0 for none.
+func (s standing) number() int {
+	if s.current == nil {
+		return 0
+	}
+	return s.current.Number
+}
+
 // stop stops what runs. Only something that is still there is an error.
 func (s standing) stop(ctx context.Context) error {
 	if s.running == nil {
@@ -50,6 +58,9 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{}, err
 	}
 	d.complain("settle the ledger", d.settleLedger(current))
+	if err := d.stopHooks(context.WithoutCancel(ctx)); err != nil {
+		return standing{}, fmt.Errorf("end hooks that were left behind: %w", err)
+	}
 	r, err := d.readRecord()
 	if err != nil || r == nil {
 		return standing{current: current}, err
@@ -64,6 +75,11 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	}
 	if err := in.kill(context.WithoutCancel(ctx)); err != nil {
 		return standing{}, fmt.Errorf("clear away generation %d, which a process that was killed has left: %w", r.Generation, err)
+	}
+	if !confirmed {
+		if err := d.undo(context.WithoutCancel(ctx), r.Generation); err != nil {
+			return standing{}, err
+		}
 	}
 	if confirmed || r.Previous != 0 && current != nil {
 		// Written down before anything else happens to it.
@@ -108,6 +124,9 @@ func (d *Deployment) failed(o Outcome, err error) *Error {
 func (d *Deployment) tell(rev Revision, g *Generation, event Event, cause error) {
 	e := Entry{Event: event, Generation: g.Number, Script: g.Script, Lock: g.Lock,
 		Bindings: g.Bindings(), Environment: g.Environment.Name, Who: rev.Who, Why: rev.Why}
+	if event != Began {
+		e.Switched = g.Switched
+	}
 	if cause != nil {
 		e.Detail = cause.Error()
 	}

@@ -127,6 +127,11 @@ func deployerMain() int {
 		fmt.Println("probing")
 		select {}
 	})}
+	if state := os.Getenv("STATE"); state != "" { // hangs in a migration instead
+		d.Shares = []Mount{{Name: "state", Source: state}}
+		d.Switch = Switch{Snapshot: []string{"state"}, Hooks: []Hook{{Command: []string{"/bin/sh", "-c",
+			`rm -r "$0/db"; while :; do echo >> "$0/new"; sleep .01; done`, state}}}}
+	}
 	_, err := d.Apply(context.Background(), Revision{Script: os.Getenv("SCRIPT"), Who: "deployer", Why: "to be killed"})
 	fmt.Fprintln(os.Stderr, err)
 	return 1

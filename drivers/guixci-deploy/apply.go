@@ -139,7 +139,7 @@ func (d *driver) applyCommand() *cobra.Command {
 		Use: "apply NAME", Short: "Make what the file declares the running generation", Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if generation != 0 {
-				return d.goTo(c.Context(), args[0], generation)
+				return d.goTo(c.Context(), args[0], generation, false)
 			}
 			change, err := d.build(c.Context(), args[0])
 			if err != nil {
@@ -154,7 +154,8 @@ func (d *driver) applyCommand() *cobra.Command {
 }
 
 func (d *driver) rollbackCommand() *cobra.Command {
-	return &cobra.Command{
+	var state bool
+	c := &cobra.Command{
 		Use: "rollback NAME [GENERATION]", Short: "Go back to the last healthy generation before the current one, or to GENERATION",
 		Args: arguments(cobra.RangeArgs(1, 2)),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -165,27 +166,34 @@ func (d *driver) rollbackCommand() *cobra.Command {
 					return usage(fmt.Errorf("%q is not the number of a generation", args[1]))
 				}
 			}
-			return d.goTo(c.Context(), args[0], number)
+			return d.goTo(c.Context(), args[0], number, state)
 		},
 	}
+	c.Flags().BoolVar(&state, "restore-state", false, "put back the snapshot of state as that generation left it; what was written since is lost")
+	return c
 }
 
 // goTo makes an older generation run again; 0 is the last healthy one before.
-func (d *driver) goTo(ctx context.Context, name string, number int) (err error) {
+func (d *driver) goTo(ctx context.Context, name string, number int, state bool) (err error) {
 	dep, err := d.existing(name)
 	if err != nil {
 		return err
 	}
 	pool := connect(dep)
 	defer func() { err = errors.Join(err, pool.Close()) }()
-	return d.conclude(dep.RollBack(ctx, number, container.Revision{Who: d.author(), Why: d.why}))
+	return d.conclude(dep.RollBack(ctx, number, container.Revision{Who: d.author(), Why: d.why, RestoreState: state}))
 }
 
 func (d *driver) conclude(g *container.Generation, err error) error {
 	if err != nil {
 		return err
 	}
-	return d.print(g, func(w io.Writer) { fmt.Fprintf(w, "generation %d runs: %s\n", g.Number, g.Script) })
+	return d.print(g, func(w io.Writer) {
+		fmt.Fprintf(w, "generation %d runs: %s\n", g.Number, g.Script)
+		if g.Switched != nil {
+			fmt.Fprintf(w, "  %v\n", g.Switched)
+		}
+	})
 }
 
 func (d *driver) diffCommand() *cobra.Command {
