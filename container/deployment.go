@@ -44,6 +44,9 @@ type Deployment struct {
 	ConfirmBy time.Duration
 	// Keep says which generations stay; the zero value keeps all.
 	Keep Retention
+	// MayFetch names the services that may fetch code from elsewhere when they start; others
+	// that do are refused, see [Fetch].
+	MayFetch []string
 	// MinFree is the space in bytes that must be free on every disk that is going to be
 	// written to; 0 means 256 MiB.
 	MinFree int64

@@ -125,6 +125,7 @@ func (file *File) readEnvironment(f form, d Deployment) error {
 	}
 	d.Shares, d.Exposes, d.Probes = slices.Clone(d.Shares), slices.Clone(d.Exposes), slices.Clone(d.Probes)
 	d.Switch = d.Switch.clone()
+	d.MayFetch = slices.Clone(d.MayFetch)
 	e := &d.Environment
 	e.Settings, e.Secrets = maps.Clone(e.Settings), slices.Clone(e.Secrets)
 	e.Required, e.Ports = slices.Clone(e.Required), slices.Clone(e.Ports)
@@ -155,6 +156,7 @@ func fieldsOf(d *Deployment) table {
 			return f.fields(0, table{"last": toInt(&d.Keep.Last), "healthy": toInt(&d.Keep.Healthy)})
 		},
 		"free-space": toSize(&d.MinFree),
+		"may-fetch":  toTexts(&d.MayFetch),
 	}
 	maps.Copy(t, d.Switch.readSwitch())
 	return t

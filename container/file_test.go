@@ -87,7 +87,7 @@ func TestReadFileMistakes(t *testing.T) {
 		{around("") + "more", `d.scm:4:1: there is something after`},
 		{`(deployment (script "/s"))`, `d.scm:1:1: deployment: no environment`},
 		{`(deployment (environment "a"))`, `no system with a channel`},
-		{around("(prots 80)"), `d.scm:3:3: environment has no field "prots"; it has confirm-by, free-space, keep, memory, mount, ports`},
+		{around("(prots 80)"), `d.scm:3:3: environment has no field "prots"; it has confirm-by, free-space, keep, `},
 		{around("(ports 80) (ports 81)"), `d.scm:3:14: field "ports" is there twice`},
 		{around("(ports 80 0)"), `d.scm:3:13: ports: 0 is not a port`},
 		{around("(settings (A 80))"), `d.scm:3:16: A: 80 is not a string`},

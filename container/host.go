@@ -139,26 +139,33 @@ func (d *Deployment) checkDisk(g *Generation) error {
 	return errors.Join(errs...)
 }
 
-// checkAccounts compares the numbers of accounts with who owns what is kept.
-// Its first result is the name of the check that fails.
-func (d *Deployment) checkAccounts(ctx context.Context, g *Generation, was standing) (string, error) {
+// checkSystem looks at what the script says of the system in it.
+func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standing, refuse func(check string, err error)) {
 	if d.Closures == nil {
-		return "", nil
+		return
 	}
 	next, err := ReadSystem(ctx, d.Closures, g.Script)
 	if err != nil {
-		return "script", err
+		refuse("script", err)
+		return
 	}
-	if err := checkOwners(g, next); err != nil {
-		return "owner", err
+	refuse("fetch", next.checkFetches(d.MayFetch))
+	owners := checkOwners(g, next)
+	refuse("owner", owners)
+	if owners == nil {
+		refuse("ids", d.checkIDs(ctx, g, next, was))
 	}
+}
+
+// checkIDs compares the numbers of accounts with who owns what is kept.
+func (d *Deployment) checkIDs(ctx context.Context, g *Generation, next *System, was standing) error {
 	users, groups, err := d.accountsBefore(ctx, was)
 	if err != nil {
 		d.log().Warn("cannot compare account numbers", "error", err)
-		return "", nil
+		return nil
 	}
 	moved := shifts{users: shifted(users, next.Users), groups: shifted(groups, next.Groups)}
-	return "ids", moved.check(g.Shares)
+	return moved.check(g.Shares)
 }
 
 // accountsBefore asks the running container, or else the store.

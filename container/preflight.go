@@ -11,7 +11,7 @@ import (
 
 // A RefusalError is something that run-container accepts and that then ends badly.
 type RefusalError struct {
-	Check string // a word: script, mount, environment, port, state, ids, owner, disk, hook, snapshot, namespaces, privilege
+	Check string // a word: script, mount, environment, port, state, ids, owner, fetch, disk, hook, snapshot, namespaces, privilege
 	Err   error
 }
 
@@ -45,8 +45,7 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("hook", checkSwitch(g))
 	refuse("snapshot", d.checkSnapshot(g))
 	if len(errs) == 0 { // else there may be nothing to read
-		check, err := d.checkAccounts(ctx, g, was)
-		refuse(check, err)
+		d.checkSystem(ctx, g, was, refuse)
 	}
 	return errors.Join(errs...)
 }

@@ -36,6 +36,7 @@ func checkProbe(t *testing.T, in *Instance, p Probe, says string) {
 
 // Each kind of probe on a real container, passing and failing.
 func TestRealProbes(t *testing.T) {
+	t.Parallel()
 	script := samples(t)["told"]
 	d, url := realDeployment(t)
 	outside := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -166,6 +167,7 @@ func TestDialIn(t *testing.T) {
 
 // Services that fail at start, late or now and then, as the schedule has it.
 func TestRealSchedule(t *testing.T) {
+	t.Parallel()
 	script := samples(t)["told"]
 	patient := Schedule{StartPeriod: 15 * time.Second, Interval: 100 * time.Millisecond, Window: 500 * time.Millisecond}
 	for _, c := range []struct {
@@ -185,6 +187,7 @@ func TestRealSchedule(t *testing.T) {
 		{"one answer in twenty is a failure", map[string]string{"FLAPS": "20"}, patient, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			d, _ := realDeployment(t)
 			d.Schedule = c.schedule
 			for name, value := range c.settings {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,14 +28,22 @@ type realScripts struct {
 	dies     string // has one that comes up and dies, again and again
 }
 
-// guixClosures asks guix gc.
+// guixClosures asks guix gc, once for each item.
 type guixClosures struct{}
 
+var closuresKnown sync.Map // of []Item by item
+
 func (guixClosures) Closure(ctx context.Context, item string) ([]Item, error) {
+	if items, ok := closuresKnown.Load(item); ok {
+		return items.([]Item), nil
+	}
 	out, err := exec.CommandContext(ctx, "guix", "gc", "--requisites", item).Output()
 	var items []Item
 	for _, path := range strings.Fields(string(out)) {
 		items = append(items, Item{Path: path})
+	}
+	if err == nil {
+		closuresKnown.Store(item, items)
 	}
 	return items, err
 }

@@ -95,7 +95,7 @@ func realDeployment(t *testing.T) (d *Deployment, url string) {
 	port := freePort(t)
 	url = fmt.Sprintf("http://127.0.0.1:%d/", port)
 	d = &Deployment{
-		Name: "sample", Dir: t.TempDir(),
+		Name: fmt.Sprintf("sample-%d", port), Dir: t.TempDir(),
 		Shares:      []Mount{{Name: "state", Source: t.TempDir(), Target: "/srv/state"}},
 		Exposes:     boxMounts(),
 		Environment: Environment{Settings: map[string]string{"PORT": fmt.Sprint(port)}},

@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 		os.Exit(containerMain(os.Getenv("MODE"), os.Getenv("SOCKET"), os.Getenv("REPLY_FILE")))
 	case "deployer":
 		os.Exit(deployerMain())
+	case "privilege":
+		fmt.Println(checkPrivilege())
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }

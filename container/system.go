@@ -37,6 +37,8 @@ type System struct {
 	// Users and Groups are numbered as activation numbers them: on a file system
 	// that starts empty each time, as that of a container does.
 	Users, Groups IDs
+	// Fetches are the services that get code from elsewhere when they start.
+	Fetches []Fetch
 }
 
 // ReadSystem reads the system in a script. What it says of services and accounts
@@ -47,13 +49,12 @@ func ReadSystem(ctx context.Context, closures Closures, script string) (*System,
 	if err != nil {
 		return nil, fmt.Errorf("read system of %s: %w", script, err)
 	}
-	s := &System{Items: items}
+	s := &System{Items: items, Fetches: fetches(items)}
 	for _, item := range items {
-		name := itemName(item.Path)
-		if service, ok := strings.CutPrefix(name, "shepherd-"); ok && strings.HasSuffix(service, ".scm") {
-			s.Services = append(s.Services, strings.TrimSuffix(service, ".scm"))
+		if service, ok := serviceOf(item); ok {
+			s.Services = append(s.Services, service)
 		}
-		if name == "activate-service.scm" {
+		if itemName(item.Path) == "activate-service.scm" {
 			if err := s.readAccounts(item.Path); err != nil {
 				return nil, fmt.Errorf("read system: %w", err)
 			}

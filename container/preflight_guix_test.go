@@ -1,0 +1,453 @@
+package container
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Each of these tests first runs a real container as run-container would have it, to show
+// what comes of that, and then that the preflight refuses it.
+
+// inside runs a command in the container and returns what it prints.
+func inside(t *testing.T, in *Instance, command ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	status, err := enter(t.Context(), in.Process, Stdio{Out: &out, Err: &out}, command...)
+	if err != nil || status != 0 {
+		t.Errorf("%q: status %d, %v: %s", command, status, err, &out)
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// stopNow stops what was brought without the preflight, as if it had never been.
+func stopNow(t *testing.T, d *Deployment) {
+	t.Helper()
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustWrite(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One container with all the mounts that it should not have.
+func TestRealMountRefusals(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	d, _ := realDeployment(t)
+	host, tmp, under := t.TempDir(), t.TempDir(), t.TempDir()
+	at := func(name string) string { return filepath.Join(host, name) }
+	mustWrite(t, at("settings"), "old")
+	mustWrite(t, filepath.Join(tmp, "precious"), "data")
+	mustWrite(t, filepath.Join(under, "hidden"), "data")
+	database := listenIn(t, host)
+	if err := os.Mkdir(at("a=b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	good := d.Shares[0]
+	bad := map[string]Mount{
+		"does not exist":       {Source: at("data"), Target: "/srv/data"},
+		"is a file":            {Source: at("settings"), Target: "/srv/settings"},
+		"is a socket":          {Source: at("socket"), Target: "/srv/socket"},
+		"empties or hides":     {Source: tmp, Target: "/tmp"},
+		"has an equals sign":   {Source: at("a=b"), Target: "/srv/equals"},
+		"is not an absolute":   {Source: "data", Target: "/srv/relative"},
+		"would hide the other": {Source: under, Target: "/srv/state"},
+	}
+	d.Shares = []Mount{bad["would hide the other"], good} // the first is mounted last
+	for says, m := range bad {
+		if says != "would hide the other" {
+			d.Shares = append(d.Shares, m)
+		}
+	}
+	in := mustBring(t, d, script)
+
+	// What a service writes to a mount that is not there is gone when the container stops.
+	inside(t, in, "/proc/1/exe", "-c", `(begin (mkdir "/srv/data") (call-with-output-file "/srv/data/row" (lambda (p) (display "x" p))))`)
+	// A file that is replaced stays the old one.
+	mustWrite(t, at(".settings"), "new")
+	if err := os.Rename(at(".settings"), at("settings")); err != nil {
+		t.Fatal(err)
+	}
+	if got := inside(t, in, "/bin/sh", "-c", "read x < /srv/settings || echo $x"); got != "old" {
+		t.Errorf("the file that was replaced is %q", got)
+	}
+	// So does a socket that a restarted database has made again.
+	checkProbe(t, in, Unix{"/srv/socket"}, "")
+	database.Close()
+	os.Remove(at("socket"))
+	defer listenIn(t, host).Close()
+	checkProbe(t, in, Unix{"/srv/socket"}, "connection refused")
+	// What was in a directory mounted at /tmp is deleted.
+	if _, err := os.Stat(filepath.Join(tmp, "precious")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was at /tmp is still there: %v", err)
+	}
+	// The names that cannot be said are not mounted, without a word.
+	for _, name := range []string{"/srv/equals", "/srv/relative"} {
+		if fd, err := openInRoot(in.Process, name, unix.O_PATH); err == nil {
+			unix.Close(fd)
+			t.Errorf("%s is mounted", name)
+		}
+	}
+	// Of two mounts in one place one is not there.
+	_, hidden := openInRoot(in.Process, "/srv/state/hidden", unix.O_PATH)
+	_, starts := openInRoot(in.Process, "/srv/state/starts", unix.O_PATH)
+	if _, err := os.Stat(filepath.Join(good.Source, "starts")); (hidden == nil) == (starts == nil && err == nil) {
+		t.Errorf("both mounts are there: %v, %v, %v", hidden, starts, err)
+	}
+	stopNow(t, d)
+	if _, err := os.Stat(at("data")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the data was kept: %v", err)
+	}
+
+	for says, m := range bad {
+		d.Shares = []Mount{good, m}
+		wantRefusal(t, d, script, "mount", says)
+	}
+}
+
+// A port in use, and mandatory settings that are not set.
+func TestRealPortRefusal(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	d, url := realDeployment(t)
+	d.Environment.Required = []string{"SERVER_URL"}
+	l, err := net.Listen("tcp", strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	squatter := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "an old version") })}
+	go squatter.Serve(l)
+	defer squatter.Close()
+
+	// It looks healthy, since somebody else answers; its own server does not run.
+	d.Probes = Probes{HTTP{URL: url}}
+	in := mustBring(t, d, script)
+	checkProbe(t, in, HTTP{URL: url, Version: "one"}, `the body says "an old version"`)
+	eventually(t, func() error { // once shepherd has come to it
+		var guilty *ServiceError
+		if _, err := (Services{[]string{"web"}}).Check(t.Context(), in, nil); !errors.As(err, &guilty) || guilty.Service.Status != "stopped" {
+			return fmt.Errorf("service web on a port in use: %v", err)
+		}
+		return nil
+	})
+	// And what it cannot do without is simply not there.
+	if got := inside(t, in, "/bin/sh", "-c", `. /etc/guixci/settings; echo "url: $SERVER_URL"`); got != "url:" {
+		t.Errorf("settings: %q", got)
+	}
+	stopNow(t, d)
+
+	wantRefusal(t, d, script, "environment", `"SERVER_URL" is not set`)
+	d.Environment.Required = nil
+	d.Environment.Ports = []int{l.Addr().(*net.TCPAddr).Port}
+	wantRefusal(t, d, script, "port", "cannot be used")
+}
+
+// numbers returns the lines of the counter's journal; the last may not be whole.
+func numbers(t *testing.T, d *Deployment) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(d.Shares[0].Source, "journal"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	text = text[:bytes.LastIndexByte(text, '\n')+1]
+	return strings.Fields(string(text))
+}
+
+// checkJournal returns the first number that does not follow the one before it.
+func checkJournal(lines []string) error {
+	for i, line := range lines {
+		if line != strconv.Itoa(i+1) {
+			return fmt.Errorf("line %d of the journal is %q", i+1, line)
+		}
+	}
+	return nil
+}
+
+// eventually waits until what returns nil.
+func eventually(t *testing.T, what func() error) {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := what()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
+
+// Two containers that keep their state in one place.
+func TestRealStateRefusal(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	d, _ := realDeployment(t)
+	other, _ := realDeployment(t)
+	other.Shares[0].Source = d.Shares[0].Source
+	mustBring(t, d, script)
+	mustBring(t, other, script)
+	eventually(t, func() error {
+		if checkJournal(numbers(t, d)) == nil {
+			return errors.New("two containers count in one journal, and it is intact")
+		}
+		return nil
+	})
+	stopNow(t, other)
+	wantRefusal(t, other, script, "state", "destroy what they keep")
+}
+
+// An account gets the number of another one, and with it its files.
+func TestRealIDsRefusal(t *testing.T) {
+	t.Parallel()
+	built := samples(t)
+	d, _ := realDeployment(t)
+	d.Closures = guixClosures{}
+	d.Schedule.StartPeriod = 3 * time.Second
+	system, err := ReadSystem(t.Context(), d.Closures, built["keeper"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper := system.Users["keeper"]
+
+	// Owned by root, the state cannot be kept.
+	if _, err := bringUnchecked(t, d, built["keeper"]); err == nil || !strings.Contains(err.Error(), "service keeper") {
+		t.Errorf("error %v", err)
+	}
+	stopNow(t, d)
+	d.Shares[0].Owner = "keeper"
+	wantRefusal(t, d, built["keeper"], "owner", fmt.Sprintf("should to keeper, who is user %d", keeper))
+
+	if err := os.Chown(d.Shares[0].Source, keeper, 0); err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, d, built["keeper"])
+	stopNow(t, d)
+	d.Shares[0].Owner = ""
+	// With another account before it, the keeper cannot open its own file, and the newcomer can.
+	_, err = bringUnchecked(t, d, built["keeper second"])
+	if err == nil || !strings.Contains(err.Error(), "service keeper") {
+		t.Errorf("error %v", err)
+	}
+	system, err = ReadSystem(t.Context(), d.Closures, built["keeper second"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(d.Shares[0].Source, "kept"), &st); err != nil || int(st.Uid) != system.Users["newcomer"] {
+		t.Errorf("the file belongs to %d, the newcomer is %d: %v", st.Uid, system.Users["newcomer"], err)
+	}
+	wantRefusal(t, d, built["keeper second"], "ids", "which is keeper, who would be")
+}
+
+// mountTmpfs returns a directory of that size that is a file system of its own.
+func mountTmpfs(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fill leaves no space.
+func fill(t *testing.T, dir string) (empty func()) {
+	t.Helper()
+	name := filepath.Join(dir, "filler")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for block := make([]byte, 4096); err == nil; {
+		_, err = f.Write(block)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	return func() { os.Remove(name) }
+}
+
+// A disk is full, that of the services' state or our own.
+func TestRealDiskRefusal(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	d, _ := realDeployment(t)
+	full := mountTmpfs(t, "1M")
+	state := d.Shares[0].Source
+	d.Shares[0].Source = full
+	d.Schedule.StartPeriod = 4 * time.Second
+	empty := fill(t, full)
+	if _, err := bringUnchecked(t, d, script); err == nil || !strings.Contains(err.Error(), "service counter") {
+		t.Errorf("error %v", err)
+	}
+	stopNow(t, d)
+	wantRefusal(t, d, script, "disk", full)
+
+	empty()
+	d.Shares[0].Source, d.Dir = state, filepath.Join(full, "deployment")
+	empty = fill(t, full)
+	g := d.generation(Revision{Script: script})
+	if err := errors.Join(d.prepare(), d.create(t.Context(), g)); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("error %v", err)
+	}
+	p, err := d.Plan(t.Context(), Revision{Script: script})
+	if err != nil || len(p.Refusals) != 1 || p.Refusals[0].Check != "disk" || !strings.Contains(p.Refusals[0].Reason, "disk of state directory") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	empty()
+}
+
+// A service that clones its code when it starts: one store item is two programs.
+func TestRealFetchRefusal(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["fetches"]
+	d, _ := realDeployment(t)
+	d.Closures = guixClosures{}
+	upstream := filepath.Join(d.Shares[0].Source, "upstream")
+	release := func(version string) {
+		t.Helper()
+		text := "echo " + version + " > /srv/state/version\nexec /proc/1/exe -c '(sleep 1000000)'\n"
+		if err := os.MkdirAll(upstream, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, filepath.Join(upstream, "run"), text)
+		for _, args := range [][]string{{"init", "-q"}, {"add", "run"}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", version}} {
+			cmd := exec.Command("git", append([]string{"-C", upstream}, args...)...)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("git %q: %v\n%s", args, err, out)
+			}
+		}
+	}
+	runs := func() string {
+		t.Helper()
+		name := filepath.Join(d.Shares[0].Source, "version")
+		os.Remove(name)
+		mustBring(t, d, script)
+		var version []byte
+		eventually(t, func() (err error) { version, err = os.ReadFile(name); return err })
+		stopNow(t, d)
+		return strings.TrimSpace(string(version))
+	}
+	release("1")
+	first := runs()
+	release("2")
+	if second := runs(); first != "1" || second != "2" {
+		t.Errorf("the same store item ran versions %q and %q", first, second)
+	}
+	wantRefusal(t, d, script, "fetch", "service code fetches code when it starts (git clone in /gnu/store/")
+	d.MayFetch = []string{"code"}
+	if p, err := d.Plan(t.Context(), Revision{Script: script}); err != nil || len(p.Refusals) > 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	d.MayFetch = nil
+	if p, err := d.Plan(t.Context(), Revision{Script: samples(t)["told"]}); err != nil || len(p.Refusals) > 0 {
+		t.Errorf("others are refused: %+v, %v", p, err)
+	}
+}
+
+// A launcher without the right to do what it is for.
+func TestRealPrivilegeRefusals(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	temporary, err := os.MkdirTemp("", "guixci")
+	if err := errors.Join(err, os.Chmod(temporary, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(temporary)
+	launch := func(says string, attributes *syscall.SysProcAttr, command ...string) {
+		t.Helper()
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Dir, cmd.SysProcAttr = "/", attributes
+		cmd.Env = append(os.Environ(), "TMPDIR="+temporary, "GUILE_AUTO_COMPILE=0")
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), says) {
+			t.Errorf("%q: %v, want %q\n%s", command, err, says, out)
+		}
+	}
+	launch("Operation not permitted", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}, script)
+	mapped := []syscall.SysProcIDMap{{HostID: 0, Size: 65536}}
+	launch("In procedure clone", &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: mapped, GidMappings: mapped},
+		"/bin/sh", "-c", "echo 0 > /proc/sys/user/max_user_namespaces && exec "+script)
+
+	// That the kernel forbids namespaces is refused in TestPreflightNamespaces.
+	binary := filepath.Join(temporary, "test")
+	text, err := os.ReadFile(os.Args[0])
+	if err := errors.Join(err, os.WriteFile(binary, text, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary)
+	cmd.Env = append(os.Environ(), "STANDIN=privilege")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "run as root") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A script of a Guix that did not know --pid-file, and a secret that anybody may read.
+func TestRealScriptAndSecretRefusals(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(samples(t)["one"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(t.TempDir(), "run-container")
+	if err := os.WriteFile(old, bytes.ReplaceAll(text, []byte("pid-file"), []byte("old-file")), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := realDeployment(t)
+	var launch *LaunchError
+	if _, err := bringUnchecked(t, d, old); !errors.As(err, &launch) {
+		t.Errorf("error %v", err)
+	}
+	stopNow(t, d)
+	wantRefusal(t, d, old, "script", "older Guix")
+
+	// Somebody else on the host reads the secret.
+	secrets, err := os.MkdirTemp("", "guixci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(secrets)
+	name := filepath.Join(secrets, "key")
+	mustWrite(t, name, "secret")
+	if err := errors.Join(os.Chmod(secrets, 0o755), os.Chmod(name, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("cat", name)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.Output(); err != nil || !slices.Equal(out, []byte("secret")) {
+		t.Errorf("%q, %v", out, err)
+	}
+	d.Environment.Secrets = []Secret{{Name: "key", File: name}}
+	wantRefusal(t, d, samples(t)["one"], "environment", "others than its owner may use it")
+}
