@@ -28,6 +28,7 @@ import (
 //	  (secret "key" (file "/etc/keys/web"))
 //	  (ports 8080)
 //	  (memory "8G")
+//	  (runner "systemd")
 //	  (probes (http "http://localhost:8080/version" (version-of "project") (within "2s"))
 //	          (unix "/var/run/mysqld/mysqld.sock") (command "check-schema")))))
 type File struct {
@@ -147,6 +148,7 @@ func fieldsOf(d *Deployment) table {
 		"ports":           e.readPorts,
 		"memory":          toSize(&e.Limits.Memory),
 		"tasks":           toInt(&e.Limits.Tasks),
+		"runner":          e.readRunner,
 		"probes":          d.readProbes,
 		"schedule":        d.Schedule.read,
 		"start-timeout":   toDuration(&d.StartTimeout),
@@ -226,6 +228,21 @@ func (e *Environment) readFormat(f form) error {
 		return f.errorAt(0, "%q is none of shell, scheme, json", text)
 	}
 	e.Format = format
+	return nil
+}
+
+// readRunner reads (runner NAME). The names are those that guixci's own programs know.
+func (e *Environment) readRunner(f form) error {
+	var text string
+	if err := toText(&text)(f); err != nil {
+		return err
+	}
+	runners := map[string]string{"supervisor": "", "systemd": "systemd", "shepherd": "shepherd"}
+	name, ok := runners[text]
+	if !ok {
+		return f.errorAt(0, "%q is none of supervisor, systemd, shepherd", text)
+	}
+	e.Runner = name
 	return nil
 }
 

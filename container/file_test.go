@@ -26,7 +26,7 @@ const sampleFile = `;; a deployment
   (required "A" "key")
   (secret "key" (file "/etc/keys/web") (uid 33))
   (ports 80 443)
-  (memory "8G") (tasks 400)
+  (memory "8G") (tasks 400) (runner "systemd")
   (schedule (start-period "2m"))
   (probes (http "http://localhost/" (status 200) (contains "web") (within "2s") (version "1.2")
             (version-of "web") (header "X-Version") (inside? #t))
@@ -56,7 +56,7 @@ func TestReadFile(t *testing.T) {
 			Environment: Environment{
 				Name: "production", Settings: map[string]string{"A": "production", "B": "common"}, Format: JSON,
 				Required: []string{"A", "key"}, Secrets: []Secret{{Name: "key", File: "/etc/keys/web", UID: 33}},
-				Ports: []int{80, 443}, Limits: Limits{Memory: 8 << 30, Tasks: 400},
+				Ports: []int{80, 443}, Limits: Limits{Memory: 8 << 30, Tasks: 400}, Runner: "systemd",
 			},
 			Probes: append(common[:2:2],
 				HTTP{URL: "http://localhost/", Status: 200, Contains: "web", Within: 2 * time.Second, Version: "1.2",
@@ -97,6 +97,7 @@ func TestReadFileMistakes(t *testing.T) {
 		{around(`(mount "x" (source "/x") (writable? yes))`), `d.scm:3:39: writable?: yes is neither #t nor #f`},
 		{around(`(secret "x")`), `has no file`},
 		{around(`(memory "8X")`), `d.scm:3:11: memory: "8X" is not a size`},
+		{around(`(runner "docker")`), `d.scm:3:11: runner: "docker" is none of supervisor, systemd, shepherd`},
 		{around(`(memory "9999999999T")`), `is not a size`},
 		{around(`(schedule (window "soon"))`), `d.scm:3:21: window: "soon" is not a time`},
 		{around(`(probes (ping))`), `probes has no field "ping"`},

@@ -35,6 +35,7 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	}
 	refuse("script", checkScript(g.Script))
 	refuse("environment", g.Environment.check())
+	refuse("runner", d.checkRunner(ctx, g))
 	for _, m := range append(append([]Mount(nil), g.Shares...), g.Exposes...) {
 		refuse("mount", checkMount(m))
 	}
@@ -48,6 +49,20 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 		d.checkSystem(ctx, g, was, refuse)
 	}
 	return errors.Join(errs...)
+}
+
+// checkRunner asks what is to run the container for anything at all.
+func (d *Deployment) checkRunner(ctx context.Context, g *Generation) error {
+	runner, err := d.runner(g)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, runnerTimeout)
+	defer cancel()
+	if _, err := runner.Units(ctx); err != nil {
+		return fmt.Errorf("runner %q does not answer: %w", g.Environment.Runner, err)
+	}
+	return nil
 }
 
 func checkPrivilege() error {

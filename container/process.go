@@ -240,3 +240,16 @@ func bootID() string {
 	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // empty where there is none: one boot
 	return strings.TrimSpace(string(text))
 }
+
+// FindProcess returns the process that has a pid now. The error wraps [fs.ErrNotExist] if
+// there is none, or it has ended and is not reaped yet.
+func FindProcess(pid int) (Process, error) {
+	p, _, err := identify(pid)
+	if errors.Is(err, errGone) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return Process{}, fmt.Errorf("find process %d: %w", pid, err)
+	}
+	return p, nil
+}

@@ -210,7 +210,7 @@ func (d *driver) all() ([]*container.Deployment, error) {
 	}
 	var all []*container.Deployment
 	for _, e := range entries {
-		all = append(all, &container.Deployment{Name: e.Name(), Dir: filepath.Join(state, "deployments", e.Name())})
+		all = append(all, &container.Deployment{Name: e.Name(), Dir: filepath.Join(state, "deployments", e.Name()), Runners: runners()})
 	}
 	return all, err
 }

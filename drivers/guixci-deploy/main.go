@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/container/systemd"
 	"github.com/genenetwork/guixci/internal/cli"
 )
 
@@ -165,10 +166,16 @@ func (d *driver) place(dep *container.Deployment, name string) error {
 		dep.Name += "-" + d.environment
 	}
 	dep.Dir = filepath.Join(state, "deployments", dep.Name)
+	dep.Runners = runners()
 	if d.verbose {
 		dep.Logger = slog.New(slog.NewTextHandler(d.stderr, nil))
 	}
 	return nil
+}
+
+// runners are what the field "runner" of a deployment file may name.
+func runners() map[string]container.Runner {
+	return map[string]container.Runner{"systemd": new(systemd.Runner)}
 }
 
 // existing is deployment for verbs that make no sense before the first apply.

@@ -1,0 +1,141 @@
+package systemd_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/container/containertest"
+	"github.com/genenetwork/guixci/container/systemd"
+	"github.com/genenetwork/guixci/internal/cgroup"
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+)
+
+const program = "/lib/systemd/systemd"
+
+// boot makes the machine of a systemd that is process 1 of namespaces of its own: its own
+// /run, and the unified hierarchy of control groups, of which it sees its own part only.
+// It runs this test's binary as a service, and ends as that does.
+const boot = `set -e
+mount --make-rprivate /
+umount -R /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t proc proc /proc
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /etc/systemd/system
+mkdir -p /run/systemd/system
+cat > /run/systemd/system/inside.service
+exec ` + program + ` --system --unit=inside.service --log-level=warning --log-target=console --show-status=no --crash-reboot=no
+`
+
+// inside describes the service: the only one there is.
+const inside = `[Unit]
+Description=tests of guixci
+DefaultDependencies=no
+SuccessAction=exit
+FailureAction=exit
+[Service]
+Type=exec
+ExecStart=%q %s
+Environment=%q %q
+WorkingDirectory=%s
+StandardOutput=append:%s
+StandardError=append:%s
+`
+
+// underSystemd runs the named test of this binary as a service of a systemd that
+// is there for nothing else.
+func underSystemd(t *testing.T, name string) {
+	t.Helper()
+	guixtest.Require(t)
+	if _, err := os.Stat(program); err != nil || os.Geteuid() != 0 {
+		t.Skipf("needs root and a systemd: %v", err)
+	}
+	group, err := cgroup.New(fmt.Sprintf("guixci-systemd-%d", os.Getpid()), cgroup.Limits{})
+	if err != nil || !group.Dirs[0].Unified {
+		t.Skipf("needs version 2 of control groups: %v", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := group.Remove(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	output := filepath.Join(t.TempDir(), "output")
+	cmd, err := group.Start(func() *exec.Cmd { return bootCommand(t, name, output) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := context.AfterFunc(t.Context(), func() { group.Kill() })
+	defer stop()
+	err = cmd.Wait()
+	text, _ := os.ReadFile(output)
+	t.Logf("inside:\n%s", text)
+	if err != nil || !strings.Contains(string(text), "--- PASS: "+name) {
+		t.Errorf("%s failed inside: %v", name, err)
+	}
+}
+
+func bootCommand(t *testing.T, name, output string) *exec.Cmd {
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", boot)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "container=guixci"}
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(inside, os.Args[0], "-test.v -test.run=^"+name+"$",
+		"GUIXCI_INSIDE="+name, "PATH="+os.Getenv("PATH"), dir, output, output))
+	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS |
+		unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP}
+	return cmd
+}
+
+// isInside reports whether this is the process that underSystemd is about.
+func isInside(t *testing.T) bool { return os.Getenv("GUIXCI_INSIDE") == t.Name() }
+
+// A real systemd passes what every runner must.
+func TestRunner(t *testing.T) {
+	if !isInside(t) {
+		underSystemd(t, t.Name())
+		return
+	}
+	quick := 100 * time.Millisecond
+	containertest.Suite{
+		Runner:   &systemd.Runner{RestartAfter: quick, RestartAtMost: quick},
+		Again:    &systemd.Runner{RestartAfter: quick, RestartAtMost: quick, Address: "unix:path=/run/systemd/private"},
+		Restarts: true,
+	}.Run(t)
+}
+
+// Where there is no controller, systemd leaves a limit out and says nothing. We do not.
+func TestLimitsAreNotLeftOut(t *testing.T) {
+	if !isInside(t) {
+		underSystemd(t, t.Name())
+		return
+	}
+	r := new(systemd.Runner)
+	u := container.Unit{Name: "guixci-test-limits", Command: []string{"/bin/sleep", "1000"},
+		Log: filepath.Join(t.TempDir(), "log"), Limits: container.Limits{Memory: 1 << 30}}
+	err := r.Start(t.Context(), u)
+	text, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if controlled := strings.Contains(string(text), "memory"); controlled != (err == nil) {
+		t.Errorf("controllers %s, error %v", text, err)
+	}
+	if err := r.Stop(t.Context(), u); err != nil {
+		t.Error(err)
+	}
+	if names, err := r.Units(t.Context()); err != nil || len(names) > 0 {
+		t.Errorf("units %q, %v", names, err)
+	}
+}
