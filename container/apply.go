@@ -36,7 +36,9 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 		d.tell(rev, next, WasRefused, err)
 		return nil, d.failed(Refused, err)
 	}
-	d.tell(rev, next, Began, nil)
+	if err := d.begin(ctx, rev, was, next); err != nil {
+		return nil, d.failed(Refused, err)
+	}
 	err = d.replace(ctx, was, next, rev.snapshotOf)
 	if err == nil {
 		d.tell(rev, next, Confirmed, nil)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -60,6 +61,7 @@ func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule)
 		a.probes, a.memory = Probes{Alive{}, AllServices{}}, make([]any, 2)
 	}
 	a.begin = time.Now()
+	defer func() { in.Generation.Checked = a.checked }()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -85,6 +87,7 @@ type awaiting struct {
 	probes   Probes
 	schedule Schedule
 	memory   []any
+	checked  []Checked // those that were tried
 	begin    time.Time
 	well     time.Time // since when all probes have passed; zero after a failure
 	started  bool      // all have passed once, at first: the start period is over
@@ -100,6 +103,27 @@ func (a *awaiting) pause() time.Duration {
 		return a.schedule.Interval
 	}
 	return min(a.schedule.Interval, max(20*time.Millisecond, time.Since(a.begin)/20))
+}
+
+// Checked is what a probe said while a generation was tried.
+type Checked struct {
+	Probe    string `json:"probe"`
+	Tries    int    `json:"tries"`
+	Failures int    `json:"failures,omitempty"` // of Tries, those in the start period included
+	// Slowest is how long the longest check took that passed.
+	Slowest time.Duration `json:"slowest,omitempty"`
+	// Last is the first line of the last failure; empty for none.
+	Last string `json:"last,omitempty"`
+}
+
+// note writes a check of a probe down.
+func (c *Checked) note(took time.Duration, err error) {
+	if c.Tries++; err == nil {
+		c.Slowest = max(c.Slowest, took)
+		return
+	}
+	c.Failures++
+	c.Last, _, _ = strings.Cut(err.Error(), "\n")
 }
 
 // check tries all probes once. done is true when the container is healthy.
@@ -124,10 +148,15 @@ func (a *awaiting) try(ctx context.Context, in *Instance, i int) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, a.schedule.Timeout,
 		fmt.Errorf("no answer within %v", a.schedule.Timeout))
 	defer cancel()
+	begin := time.Now()
 	a.memory[i], err = a.probes[i].Check(ctx, in, a.memory[i])
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
 	}
+	for len(a.checked) <= i {
+		a.checked = append(a.checked, Checked{Probe: a.probes[len(a.checked)].String()})
+	}
+	a.checked[i].note(time.Since(begin), err)
 	return err
 }
 

@@ -132,6 +132,8 @@ type Generation struct {
 	Created  time.Time `json:"created"`
 	// Started is when it last became healthy; zero if it never did.
 	Started time.Time `json:"started,omitzero"`
+	// Checked is what its probes said when it was last tried.
+	Checked []Checked `json:"checked,omitempty"`
 	// Pinned generations are never removed.
 	Pinned bool `json:"pinned,omitempty"`
 	// Rejected says why it was given up; empty if it was not.

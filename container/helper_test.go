@@ -72,3 +72,12 @@ func groupsNamed(name string) []string {
 	})
 	return found
 }
+
+func readFile(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -26,11 +27,18 @@ type Entry struct {
 	Who         string `json:"who,omitempty"`
 	Why         string `json:"why,omitempty"`
 	Detail      string `json:"detail,omitempty"` // of failures, the error
+	// Plan is what distinguishes what began from what ran before; nil for nothing before.
+	Plan *Difference `json:"plan,omitempty"`
+	// Probes are what the probes of the generation said while it was tried.
+	Probes []Checked `json:"probes,omitempty"`
 	// Switched is what the switch took: the gap, and hooks that were run.
 	Switched *Switched `json:"switched,omitempty"`
 	// Previous is the SHA-256, in hexadecimal, of the line before, which makes
 	// any change to the past visible; empty in the first.
 	Previous string `json:"previous"`
+	// Hash is that of this line, which [Deployment.History] works out. Kept elsewhere, that of the
+	// last entry shows later that nothing before it was changed.
+	Hash string `json:"-"`
 }
 
 // An Event is the kind of an Entry.
@@ -49,13 +57,14 @@ const (
 	WasStarted   Event = "started"         // the current generation, again
 	WasStopped   Event = "stopped"         // by hand
 	WasNotStable Event = "start-failed"    // of the current generation
+	WasCut       Event = "cut"             // entries are missing before this one
 	WasImported  Event = "imported"        // with the ledger so far, from another machine
 )
 
-// enter appends an entry; the ledger is only ever appended to.
+// enter appends an entry; the ledger is only ever appended to. If it has been cut, the
+// first entry after that says so, for good.
 func (d *Deployment) enter(e Entry) error {
-	name := d.path("ledger.jsonl")
-	text, err := readLedger(name)
+	text, err := readLedger(d.path("ledger.jsonl"))
 	if err != nil {
 		return err
 	}
@@ -63,21 +72,37 @@ func (d *Deployment) enter(e Entry) error {
 	if err != nil {
 		return err
 	}
-	e.Number, e.Time = last.Number+1, time.Now().UTC()
-	e.Previous = last.hash
+	var cut *CutError
+	if err := d.checkEnd(text); errors.As(err, &cut) {
+		if last, text, err = d.append(Entry{Event: WasCut, Detail: cut.Error()}, last, text); err != nil {
+			return err
+		}
+	}
+	_, _, err = d.append(e, last, text)
+	return err
+}
+
+// append writes an entry after the last one, then where the ledger ends.
+func (d *Deployment) append(e, last Entry, text []byte) (Entry, []byte, error) {
+	e.Number, e.Time, e.Previous = last.Number+1, time.Now().UTC(), last.Hash
 	line, err := json.Marshal(e)
 	if err != nil {
-		return err
+		return e, text, err
 	}
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
+	whole := append(slices.Clip(text), append(line, '\n')...)
+	f, err := os.OpenFile(d.path("ledger.jsonl"), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return e, text, err
 	}
 	// A last line without its end was being written when the machine stopped:
 	// nobody was told of it, and it is written over.
-	_, err = f.WriteAt(append(line, '\n'), int64(len(text)))
-	err = errors.Join(err, f.Truncate(int64(len(text)+len(line)+1)), f.Sync())
-	return errors.Join(err, f.Close())
+	_, err = f.WriteAt(whole[len(text):], int64(len(text)))
+	err = errors.Join(err, f.Truncate(int64(len(whole))), f.Sync(), f.Close())
+	e.Hash = hashOf(line)
+	if err == nil {
+		err = writeJSON(d.path("ledger.end"), ledgerEnd{e.Number, e.Hash})
+	}
+	return e, whole, err
 }
 
 // readLedger returns the complete lines.
@@ -89,51 +114,85 @@ func readLedger(name string) ([]byte, error) {
 	return text[:bytes.LastIndexByte(text, '\n')+1], err
 }
 
-// hashed is an entry with the hash of its line.
-type hashed struct {
-	Entry
-	hash string
+// ledgerEnd is where the ledger ended when it was last written, or just before that.
+type ledgerEnd struct {
+	Number int    `json:"number"`
+	Hash   string `json:"hash"`
 }
 
-func lastEntry(text []byte) (hashed, error) {
+// A CutError is a ledger that has lost entries at its end.
+type CutError struct {
+	Entry int    // that was written and is not there
+	Hash  string // of it
+	Last  int    // that is there
+}
+
+func (e *CutError) Error() string {
+	return fmt.Sprintf("the ledger ends with entry %d, and entry %d with hash %s was written", e.Last, e.Entry, e.Hash)
+}
+
+// checkEnd returns a *[CutError] if the ledger once went on after text. Whoever can cut it
+// can write another end, too: against that only a hash kept elsewhere helps.
+func (d *Deployment) checkEnd(text []byte) error {
+	var end ledgerEnd
+	err := readJSON(d.path("ledger.end"), &end)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	n := 0
+	for line := range bytes.Lines(text) {
+		if n++; n == end.Number && hashOf(bytes.TrimSuffix(line, []byte("\n"))) == end.Hash {
+			return nil
+		}
+	}
+	return &CutError{end.Number, end.Hash, n}
+}
+
+func hashOf(line []byte) string {
+	sum := sha256.Sum256(line)
+	return hex.EncodeToString(sum[:])
+}
+
+func lastEntry(text []byte) (Entry, error) {
 	lines := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
 	return parseEntry(lines[len(lines)-1])
 }
 
 // parseEntry reads a line; no line at all is entry 0.
-func parseEntry(line []byte) (hashed, error) {
+func parseEntry(line []byte) (e Entry, err error) {
 	if len(line) == 0 {
-		return hashed{}, nil
+		return e, nil
 	}
-	sum := sha256.Sum256(line)
-	h := hashed{hash: hex.EncodeToString(sum[:])}
-	if err := json.Unmarshal(line, &h.Entry); err != nil {
-		return h, fmt.Errorf("read ledger: %v", err)
+	if err := json.Unmarshal(line, &e); err != nil {
+		return e, fmt.Errorf("read ledger: %v", err)
 	}
-	return h, nil
+	e.Hash = hashOf(line)
+	return e, nil
 }
 
 // History returns the ledger, oldest first, as far as its chain is whole.
-// The error says where it was tampered with. What was cut off at the end cannot be
-// seen: keep the number and hash of the last entry elsewhere to notice that.
+// The error says where it was changed, or that it was cut, which is a *[CutError].
 func (d *Deployment) History() ([]Entry, error) {
 	text, err := readLedger(d.path("ledger.jsonl"))
-	if err != nil || len(text) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	var entries []Entry
-	var before hashed
+	var before Entry
 	for line := range bytes.Lines(text) {
 		e, err := parseEntry(bytes.TrimSuffix(line, []byte("\n")))
 		if err != nil {
 			return entries, fmt.Errorf("line %d: %w", len(entries)+1, err)
 		}
-		if e.Number != before.Number+1 || e.Previous != before.hash {
+		if e.Number != before.Number+1 || e.Previous != before.Hash {
 			return entries, fmt.Errorf("read ledger: line %d does not follow the one before it: one of the two was changed",
 				len(entries)+1)
 		}
-		entries = append(entries, e.Entry)
+		entries = append(entries, e)
 		before = e
 	}
-	return entries, nil
+	return entries, d.checkEnd(text)
 }

@@ -74,6 +74,7 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 			return err
 		}
 	}
+	was.current.Checked, was.current.Switched = nil, nil // of when it started
 	d.tell(rev, was.current, WasStopped, nil)
 	return d.removeRecord()
 }

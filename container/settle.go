@@ -120,13 +120,29 @@ func (d *Deployment) failed(o Outcome, err error) *Error {
 	return &Error{Deployment: d.Name, Outcome: o, Err: err}
 }
 
-// tell enters an event about a generation in the ledger.
-func (d *Deployment) tell(rev Revision, g *Generation, event Event, cause error) {
-	e := Entry{Event: event, Generation: g.Number, Script: g.Script, Lock: g.Lock,
+// entry is the ledger's about a generation.
+func (d *Deployment) entry(rev Revision, g *Generation, event Event) Entry {
+	return Entry{Event: event, Generation: g.Number, Script: g.Script, Lock: g.Lock,
 		Bindings: g.Bindings(), Environment: g.Environment.Name, Who: rev.Who, Why: rev.Why}
-	if event != Began {
-		e.Switched = g.Switched
+}
+
+// begin enters that next is going to be tried, and what distinguishes it from what ran
+// before. What cannot be written down must not begin.
+func (d *Deployment) begin(ctx context.Context, rev Revision, was standing, next *Generation) error {
+	e := d.entry(rev, next, Began)
+	if was.current != nil {
+		var err error
+		e.Plan, err = Diff(ctx, d.Closures, was.current, next)
+		d.complain("compare generations", err)
 	}
+	d.log().Info("deployment "+string(Began), "generation", next.Number)
+	return d.enter(e)
+}
+
+// tell enters what became of a generation in the ledger.
+func (d *Deployment) tell(rev Revision, g *Generation, event Event, cause error) {
+	e := d.entry(rev, g, event)
+	e.Switched, e.Probes = g.Switched, g.Checked
 	if cause != nil {
 		e.Detail = cause.Error()
 	}

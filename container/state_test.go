@@ -41,6 +41,8 @@ func TestLedger(t *testing.T) {
 		"swapped":  bytes.Join([][]byte{lines[1], lines[0], lines[2]}, nil),
 		"repeated": append(bytes.Clone(whole), lines[2]...),
 		"nonsense": append(bytes.Clone(whole), "{\n"...),
+		"cut":      bytes.Join(lines[:2], nil),
+		"emptied":  nil,
 	} {
 		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
@@ -48,6 +50,39 @@ func TestLedger(t *testing.T) {
 		if history, err := d.History(); err == nil {
 			t.Errorf("%s: not noticed: %v", what, history)
 		}
+	}
+
+	// What was cut is not forgotten: the next entry says so.
+	if err := os.WriteFile(name, lines[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var cut *CutError
+	if _, err := d.History(); !errors.As(err, &cut) || cut.Entry != 3 || cut.Last != 1 {
+		t.Errorf("error %v", err)
+	}
+	if err := d.enter(Entry{Event: WasStarted}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Event{Began, WasCut, WasStarted}, events(t, d)); diff != "" {
+		t.Error(diff)
+	}
+	if history, err := d.History(); err != nil || !strings.Contains(history[1].Detail, "entry 3 with hash "+cut.Hash) {
+		t.Errorf("%v, %v", history, err)
+	}
+	// The process may have died before it wrote where the ledger ends.
+	if err := errors.Join(os.WriteFile(name, bytes.Join(lines[:2], nil), 0o600), os.Remove(d.path("ledger.end")),
+		d.enter(Entry{Event: WasStopped})); err != nil {
+		t.Fatal(err)
+	}
+	end := readFile(t, d.path("ledger.end"))
+	if err := errors.Join(d.enter(Entry{Event: WasStarted}), os.WriteFile(d.path("ledger.end"), end, 0o600), d.enter(Entry{Event: WasStopped})); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Event{Began, Confirmed, WasStopped, WasStarted, WasStopped}, events(t, d)); diff != "" {
+		t.Error(diff)
+	}
+	if err := errors.Join(os.WriteFile(name, whole, 0o600), os.Remove(d.path("ledger.end"))); err != nil {
+		t.Fatal(err)
 	}
 
 	// A line cut short by a crash was never there; the next takes its place.
@@ -274,5 +309,42 @@ func TestOutcome(t *testing.T) {
 		if outcome.ExitCode() != code {
 			t.Errorf("%v: %d", outcome, outcome.ExitCode())
 		}
+	}
+}
+
+// The ledger tells what was going to change, and what the probes said.
+func TestLedgerTells(t *testing.T) {
+	d := testDeployment(t)
+	works := script(t, d, "works", "status-works.sexp")
+	mustApply(t, d, works)
+	d.Environment.Settings = map[string]string{"A": "1"}
+	tries := 0
+	d.Probes = Probes{Alive{}, probeFunc(func() error {
+		if tries++; tries < 3 {
+			return errors.New("not yet\nreally")
+		}
+		return nil
+	})}
+	mustApply(t, d, works)
+	history, err := d.History()
+	if err != nil || len(history) != 4 {
+		t.Fatalf("%+v, %v", history, err)
+	}
+	if p := history[0].Plan; p != nil {
+		t.Errorf("plan of the first %+v", p)
+	}
+	want := &Difference{SameScript: true, Lines: []Line{{Kind: OfSetting, Name: "A", New: "1"}}}
+	if diff := cmp.Diff(want, history[2].Plan); diff != "" {
+		t.Error(diff)
+	}
+	got := history[3].Probes
+	if len(got) != 2 || got[0].Probe != "process" || got[0].Failures != 0 || got[0].Slowest == 0 {
+		t.Fatalf("%+v", got)
+	}
+	if got[1].Tries != tries || got[1].Failures != 2 || got[1].Last != "not yet" {
+		t.Errorf("%+v after %d tries", got, tries)
+	}
+	if len(history[2].Probes) != 0 || history[3].Bindings == history[1].Bindings || history[3].Hash == "" {
+		t.Errorf("%+v", history)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -153,11 +154,25 @@ func (d *driver) historyCommand() *cobra.Command {
 	return d.on("history NAME", "Print the ledger: what was done, when, by whom and why", cobra.ExactArgs(1),
 		func(_ *cobra.Command, dep *container.Deployment, _ []string) error {
 			entries, err := dep.History()
-			return errors.Join(d.print(entries, func(w io.Writer) { printHistory(w, entries) }), err)
+			return errors.Join(d.print(withHashes(entries), func(w io.Writer) { d.printHistory(w, entries) }), err)
 		})
 }
 
-func printHistory(w io.Writer, entries []container.Entry) {
+// A hashed is an entry as "history --json" prints it.
+type hashed struct {
+	container.Entry
+	Hash string `json:"hash"`
+}
+
+func withHashes(entries []container.Entry) []hashed {
+	all := make([]hashed, len(entries))
+	for i, e := range entries {
+		all[i] = hashed{e, e.Hash}
+	}
+	return all
+}
+
+func (d *driver) printHistory(w io.Writer, entries []container.Entry) {
 	for _, e := range entries {
 		fmt.Fprintf(w, "%d %s %s", e.Number, e.Time.Format(time.RFC3339), e.Event)
 		if e.Generation != 0 {
@@ -168,6 +183,29 @@ func printHistory(w io.Writer, entries []container.Entry) {
 		}
 		if detail, _, _ := strings.Cut(e.Detail, "\n"); detail != "" {
 			fmt.Fprintf(w, " %s", detail)
+		}
+		fmt.Fprintln(w)
+		if d.verbose {
+			printEntry(w, e)
+		}
+	}
+	if n := len(entries); n > 0 && d.verbose {
+		fmt.Fprintf(w, "the last entry has hash %s\n", entries[n-1].Hash)
+	}
+}
+
+// printEntry prints the rest of an entry.
+func printEntry(w io.Writer, e container.Entry) {
+	if e.Script != "" {
+		fmt.Fprintf(w, "  script %s, lock %.12s, bindings %.12s\n", e.Script, cmp.Or(e.Lock, "-"), e.Bindings)
+	}
+	if e.Plan != nil {
+		e.Plan.WriteTo(w)
+	}
+	for _, p := range e.Probes {
+		fmt.Fprintf(w, "  probe %s: %d of %d passed, the slowest in %v", p.Probe, p.Tries-p.Failures, p.Tries, p.Slowest.Round(time.Millisecond))
+		if p.Last != "" {
+			fmt.Fprintf(w, "; it failed with %s", p.Last)
 		}
 		fmt.Fprintln(w)
 	}
