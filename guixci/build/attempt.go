@@ -32,7 +32,7 @@ func (a *attempt) make(ctx context.Context) Result {
 		r.Cause, r.Message, r.Stopped = DiskFull, err.Error(), time.Now()
 		return r
 	}
-	log, err := createLog(r.Log, a.number)
+	log, err := createLog(r.Log, a.number, a.s.live.get(r.Derivation))
 	if err != nil {
 		r.Cause, r.Message, r.Stopped = surroundings(err), err.Error(), time.Now()
 		return r

@@ -248,6 +248,7 @@ func (r *run) tell(n *node, result Result) {
 	result.Derivation, result.Outputs = n.item.drv, outputMap(n.item.outputs)
 	if n.attempts > 0 {
 		result.Started, result.Log = n.first.Started, n.first.Log
+		r.s.live.end(n.item.drv)
 	}
 	n.result = &result
 	if concerns {

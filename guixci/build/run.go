@@ -56,6 +56,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		timer:    time.NewTimer(0),
 	}
 	defer r.timer.Stop()
+	defer s.live.endAll()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	requests := make(chan request)
@@ -156,6 +157,7 @@ func (r *run) start(ctx context.Context, n *node) {
 	r.running++
 	if n.attempts == 1 {
 		n.first = Result{Derivation: n.item.drv, Outputs: outputMap(n.item.outputs), Started: time.Now(), Log: logName(r.s.Logs, n.item.drv)}
+		r.s.live.begin(n.item.drv)
 		r.notify(Event{Kind: Started, Derivation: n.item.drv, Result: n.first})
 	}
 	a := attempt{s: r.s, number: n.attempts, fetch: n.fetch, result: n.first, limits: n.limits.or(r.s.Limits).or(defaultLimits)}

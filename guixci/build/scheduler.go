@@ -54,8 +54,8 @@ type Scheduler struct {
 	Substitutes Fetcher
 	// Slots is how many derivations are built at the same time. 0 means 1.
 	Slots int
-	// Logs is the directory for log files, made if need be.
-	// Empty keeps none, only the telling lines.
+	// Logs is the directory for log files, made if need be; see [OpenLog] and
+	// [Scheduler.Follow]. Empty keeps none, only the telling lines.
 	Logs string
 	// Limits are for builds whose job does not say otherwise.
 	Limits Limits
@@ -81,6 +81,7 @@ type Scheduler struct {
 
 	once sync.Once
 	wake chan struct{} // holds a token when there is something in the inbox
+	live liveLogs
 
 	mu    sync.Mutex // guards inbox
 	inbox inbox
