@@ -17,8 +17,7 @@
 // [Deployment.Plan] says beforehand what would change and what would be refused.
 // The same script runs in several places, each with an [Environment] of its own: settings,
 // secrets, limits. [ReadFile] reads all of them from one file, [Diff] tells two
-// generations apart, [Deployment.Promote] has one place follow another, and [Deployment.Export]
-// takes all of a deployment to another machine.
+// generations apart, and [Deployment.Promote] has one place follow another.
 //
 // What else a switch takes is its [Switch]: hooks, such as a migration, and a snapshot of state
 // that comes back when the switch fails. [Switched], in the generation and the ledger, says
@@ -27,6 +26,10 @@
 // A deployment lives in its directory: generations, each with its log, the pointer, a
 // record of what is running, a lease, and a ledger that is only ever appended
 // to. Another process, or this one after a restart, finds the container there again.
+//
+// Who starts the script, limits it and finds it again is a [Runner]: our own [Supervisor], or a
+// service manager of the machine, which the environment names. [Deployment.Supervise] keeps
+// a container running where no service manager does.
 //
 // The script and its options are described in "Invoking guix system" (action
 // container) of the Guix manual and made by (gnu system linux-container); a

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ type Finding struct {
 	Deployment string   `json:"deployment,omitempty"` // empty for one that is not ours
 	Generation int      `json:"generation,omitempty"`
 	Script     string   `json:"script,omitempty"`
+	Unit       string   `json:"unit,omitempty"`     // as its runner calls it; empty for one that is not ours
 	Launcher   int      `json:"launcher,omitempty"` // pid; 0 for none
 	Process    int      `json:"process,omitempty"`  // pid of its first process; 0 for none
 	Missing    []string `json:"missing,omitempty"`  // empty for a healthy one
@@ -45,7 +47,31 @@ func Doctor(deployments ...*Deployment) ([]Finding, error) {
 		}
 		known[0] = false
 	}
-	return found, nil
+	return append(found, unknownUnits(deployments, found)...), nil
+}
+
+// unknownUnits returns what service managers run for us and none of the findings is about.
+// One that does not answer runs nothing, or is said not to answer where it should.
+func unknownUnits(deployments []*Deployment, found []Finding) []Finding {
+	ctx, cancel := context.WithTimeout(context.Background(), runnerTimeout)
+	defer cancel()
+	runners := make(map[string]Runner)
+	for _, d := range deployments {
+		maps.Copy(runners, d.Runners)
+	}
+	var more []Finding
+	for _, runner := range slices.Sorted(maps.Keys(runners)) {
+		names, _ := runners[runner].Units(ctx)
+		for _, name := range names {
+			if slices.ContainsFunc(found, func(f Finding) bool { return f.Unit == name }) {
+				continue
+			}
+			f := Finding{Unit: name}
+			f.miss("an orphan: %s runs it, and no deployment here knows it", runner)
+			more = append(more, f)
+		}
+	}
+	return more
 }
 
 // examine returns nil for a deployment of which nothing runs nor ought to.
@@ -58,7 +84,7 @@ func (d *Deployment) examine() (*Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Finding{Deployment: d.Name, Generation: r.Generation, Script: in.Generation.Script}
+	f := &Finding{Deployment: d.Name, Generation: r.Generation, Script: in.Generation.Script, Unit: in.unit().Name}
 	if in.Launcher.Alive() {
 		f.Launcher = in.Launcher.PID
 	}
@@ -97,6 +123,9 @@ func (f *Finding) judge(in *Instance) {
 	}
 	if !state.Held {
 		f.miss("no control group: nothing limits it, and only its pid namespace holds it together")
+	}
+	if held, err := in.d.Supervised(); err == nil && !held && in.Generation.Environment.Runner == "" {
+		f.miss("no supervisor: nobody starts it when it ends, or with the machine")
 	}
 	if text := state.limitText(in.Generation.Environment.Limits); text != "" {
 		f.miss("%s", text)

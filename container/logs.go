@@ -94,7 +94,7 @@ func (in *Instance) copyLogs(ctx context.Context, w io.Writer, files []*os.File,
 	for {
 		alive := in.Alive() // asked first, so that its last words are still copied
 		for _, f := range files {
-			if _, err := io.Copy(w, f); err != nil {
+			if err := copyMore(w, f); err != nil {
 				return err
 			}
 		}
@@ -107,6 +107,19 @@ func (in *Instance) copyLogs(ctx context.Context, w io.Writer, files []*os.File,
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// copyMore copies what has been added to a file. One that is shorter than what has been read
+// was emptied, because it had grown too long: it is read from its beginning.
+func copyMore(w io.Writer, f *os.File) error {
+	read, err := f.Seek(0, io.SeekCurrent)
+	if err == nil { // else it is a pipe
+		if info, err := f.Stat(); err == nil && info.Size() < read {
+			f.Seek(0, io.SeekStart)
+		}
+	}
+	_, err = io.Copy(w, f)
+	return err
 }
 
 // RestartService stops a service of the running container, with all that require it, and

@@ -97,7 +97,8 @@ func TestDoctor(t *testing.T) {
 	if len(groupsNamed(in.unit().Name)) == 0 {
 		want = append(want, "no control group: nothing limits it, and only its pid namespace holds it together")
 	}
-	want = append(want, "no root: the garbage collector deletes it as soon as it stops")
+	want = append(want, "no supervisor: nobody starts it when it ends, or with the machine",
+		"no root: the garbage collector deletes it as soon as it stops")
 	if diff := cmp.Diff(want, examine()); diff != "" {
 		t.Error(diff)
 	}

@@ -11,22 +11,22 @@ import (
 // Start makes the current generation run, and returns once it is healthy: after
 // [Deployment.Stop], a crash, or a boot of the machine. If it runs, nothing happens.
 func (d *Deployment) Start(ctx context.Context) (*Instance, error) {
-	in, err := d.startCurrent(ctx)
+	in, err := d.startIf(ctx, Revision{Why: "start"}, func(standing) bool { return true })
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", d.Name, err)
 	}
 	return in, nil
 }
 
-func (d *Deployment) startCurrent(ctx context.Context) (*Instance, error) {
-	rev := Revision{Why: "start"}
+// startIf returns nil without an error if it may not.
+func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standing) bool) (*Instance, error) {
 	lease, err := d.acquire(rev.Who, rev.Why)
 	if err != nil {
 		return nil, err
 	}
 	defer lease.Release()
 	was, err := d.settle(ctx)
-	if err != nil || was.running != nil {
+	if err != nil || was.running != nil || !may(was) {
 		return was.running, err
 	}
 	if was.current == nil {

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -51,4 +52,24 @@ func TestRunnerChanges(t *testing.T) {
 		t.Errorf("%+v still runs", first)
 	}
 	checkRuns(t, d, g)
+}
+
+// orphaned runs a unit that nobody knows.
+type orphaned struct{ Supervisor }
+
+func (*orphaned) Units(context.Context) ([]string, error) {
+	return []string{"guixci-lost-1-abcdef"}, nil
+}
+
+func TestDoctorShowsUnknownUnits(t *testing.T) {
+	d := testDeployment(t)
+	d.Runners = map[string]Runner{"other": new(orphaned), "broken": new(brokenRunner)}
+	found, err := Doctor(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(found, func(f Finding) bool { return f.Unit == "guixci-lost-1-abcdef" })
+	if i < 0 || len(found[i].Missing) != 1 || found[i].Missing[0] != "an orphan: other runs it, and no deployment here knows it" {
+		t.Errorf("%+v", found)
+	}
 }

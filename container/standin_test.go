@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 		os.Exit(containerMain(os.Getenv("MODE"), os.Getenv("SOCKET"), os.Getenv("REPLY_FILE")))
 	case "deployer":
 		os.Exit(deployerMain())
+	case "supervisor":
+		os.Exit(supervisorMain())
 	case "privilege":
 		fmt.Println(checkPrivilege())
 		os.Exit(0)
@@ -77,6 +79,8 @@ func containerMain(mode, socket, replyFile string) int {
 		eatMemory()
 	case "makes tasks":
 		makeTasks()
+	case "prints":
+		go printLines()
 	}
 	go answer(l, reply)
 	<-stop
@@ -98,6 +102,20 @@ func eatMemory() {
 		eaten = append(eaten, bytes.Repeat([]byte{1}, 1<<20))
 	}
 	runtime.KeepAlive(eaten)
+}
+
+// printLines prints numbered lines as fast as it can.
+func printLines() {
+	for i := 1; ; i++ {
+		fmt.Printf("line %d\n", i)
+	}
+}
+
+// supervisorMain supervises until it is killed.
+func supervisorMain() int {
+	d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), unprivileged: true, socket: os.Getenv("SOCKET")}
+	fmt.Fprintln(os.Stderr, d.Supervise(context.Background(), Supervision{}))
+	return 1
 }
 
 // makeTasks starts processes until it may not.

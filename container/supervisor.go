@@ -162,6 +162,18 @@ func (s *Supervisor) Stop(ctx context.Context, u Unit) error {
 	return nil
 }
 
+// Freeze stops the unit's processes by its control group; without one nothing happens.
+func (s *Supervisor) Freeze(ctx context.Context, u Unit) (thaw func() error, err error) {
+	h, err := recall(u)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.Group.Freeze(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("freeze %s: %w", u.Name, err), h.Group.Thaw())
+	}
+	return h.Group.Thaw, nil
+}
+
 // State returns what the kernel says of the unit now.
 func (s *Supervisor) State(_ context.Context, u Unit) (UnitState, error) {
 	h, err := recall(u)

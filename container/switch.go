@@ -114,9 +114,7 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 		return fmt.Errorf("%w (%w)", err, errUntouched)
 	}
 	begin := time.Now()
-	cleared, err := was.stop(ctx)
-	defer cleared()
-	if err != nil {
+	if err := was.stop(ctx); err != nil {
 		return err
 	}
 	stopped := time.Now()

@@ -146,7 +146,8 @@ func (d *driver) applyCommand() *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, change.close()) }()
-			return d.conclude(change.Apply(c.Context(), change.Revision))
+			err = d.conclude(change.Apply(c.Context(), change.Revision))
+			return d.supervised(change.Deployment, args[0], err)
 		},
 	})
 	c.Flags().IntVar(&generation, "generation", 0, "an older generation, as it was, in the place of what the file declares")
@@ -181,7 +182,8 @@ func (d *driver) goTo(ctx context.Context, name string, number int, state bool) 
 	}
 	pool := connect(dep)
 	defer func() { err = errors.Join(err, pool.Close()) }()
-	return d.conclude(dep.RollBack(ctx, number, container.Revision{Who: d.author(), Why: d.why, RestoreState: state}))
+	err = d.conclude(dep.RollBack(ctx, number, container.Revision{Who: d.author(), Why: d.why, RestoreState: state}))
+	return d.supervised(dep, name, err)
 }
 
 func (d *driver) conclude(g *container.Generation, err error) error {

@@ -134,7 +134,7 @@ func (d *driver) startCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return d.conclude(in.Generation, nil)
+			return d.supervised(dep, c.Flags().Arg(0), d.conclude(in.Generation, nil))
 		})
 }
 
@@ -256,7 +256,10 @@ func (d *driver) all() ([]*container.Deployment, error) {
 func printFindings(w io.Writer, found []container.Finding) {
 	for _, f := range found {
 		name := f.Deployment
-		if name == "" {
+		switch {
+		case name == "" && f.Unit != "":
+			name = "unit " + f.Unit
+		case name == "":
 			name = "somebody's " + f.Script
 		}
 		fmt.Fprintf(w, "%s: launcher %d, process %d\n", name, f.Launcher, f.Process)

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,7 +16,6 @@ import (
 type attempt struct {
 	s      *Scheduler
 	number int    // counted from 1
-	fetch  bool   // it is to be fetched instead
 	result Result // Derivation, Outputs, Started and Log are given
 	limits Limits
 }
@@ -32,7 +28,7 @@ func (a *attempt) make(ctx context.Context) Result {
 		r.Cause, r.Message, r.Stopped = DiskFull, err.Error(), time.Now()
 		return r
 	}
-	log, err := createLog(r.Log, a.number, a.s.live.get(r.Derivation))
+	log, err := createLog(r.Log, a.number)
 	if err != nil {
 		r.Cause, r.Message, r.Stopped = surroundings(err), err.Error(), time.Now()
 		return r
@@ -49,27 +45,16 @@ func (a *attempt) build(ctx context.Context, log *logFile, r *Result) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g := newGuard(log, a.limits, cancel)
-	err := a.perform(ctx, g)
+	err := a.s.Builder.Build(ctx, r.Derivation, a.limits, g)
 	g.stop()
 	if err == nil {
 		err = a.root(ctx, r)
 	}
 	if err == nil {
-		r.Cause, r.Fetched = Succeeded, a.fetch
+		r.Cause = Succeeded
 		return
 	}
 	a.blame(ctx, err, g, r)
-	if a.fetch && r.Cause != Cancelled && r.Cause != DaemonLost && r.Cause != DiskFull {
-		r.Cause = NotFetched
-	}
-}
-
-// perform builds or fetches.
-func (a *attempt) perform(ctx context.Context, log io.Writer) error {
-	if !a.fetch {
-		return a.s.Builder.Build(ctx, a.result.Derivation, a.limits, log)
-	}
-	return a.s.Substitutes.Fetch(ctx, slices.Sorted(maps.Values(a.result.Outputs)), log)
 }
 
 // root makes the outputs safe before anything lets go of them.

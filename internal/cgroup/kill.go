@@ -59,8 +59,8 @@ func (d Dir) kill() error {
 			return nil
 		}
 	}
-	d.Freeze()
-	defer d.Thaw()
+	d.freeze()
+	defer d.thaw()
 	var err error
 	for _, pid := range d.pids() { // before Linux 5.14, and with version 1
 		if e := unix.Kill(pid, unix.SIGKILL); e != nil && !errors.Is(e, unix.ESRCH) {
@@ -68,21 +68,6 @@ func (d Dir) kill() error {
 		}
 	}
 	return err
-}
-
-// Freeze asks for the processes of the group to be stopped, wherever they are, and
-// Thaw lets them go on. Where neither version can, nothing happens.
-func (d Dir) Freeze() { d.frozen("1", "FROZEN") }
-
-// Thaw is the opposite of Freeze.
-func (d Dir) Thaw() { d.frozen("0", "THAWED") }
-
-func (d Dir) frozen(unified, freezer string) {
-	if d.Unified {
-		d.write("cgroup.freeze", unified)
-	} else {
-		d.write("freezer.state", freezer)
-	}
 }
 
 // write writes to a file of the kernel's, which is never made.

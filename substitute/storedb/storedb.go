@@ -20,7 +20,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,6 +38,7 @@ type DB struct {
 	path  string
 	db    *sql.DB
 	infos *sql.Stmt
+	refs  *sql.Stmt
 
 	mu      sync.Mutex // guards what follows
 	known   map[string]*substitute.Info
@@ -56,10 +56,10 @@ const (
 	maxKnown = 50_000
 )
 
-// infoQuery has the references in one string: a second query would take as long as the first.
-const infoQuery = `SELECT path, hash, deriver, narSize, (SELECT group_concat(r.path, ' ')
-	FROM Refs JOIN ValidPaths r ON reference = r.id WHERE referrer = item.id)
-	FROM ValidPaths item WHERE path >= ? ORDER BY path LIMIT 1`
+const (
+	infoQuery = `SELECT id, path, hash, deriver, narSize FROM ValidPaths WHERE path >= ? ORDER BY path LIMIT 1`
+	refsQuery = `SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path`
+)
 
 var _ = (*sqlite.Driver)(nil) // registers "sqlite"
 
@@ -86,7 +86,10 @@ func (d *DB) open() (err error) {
 	}
 	d.db.SetMaxOpenConns(5) // each has a cache of its own
 	d.db.SetMaxIdleConns(5)
-	if d.infos, err = d.db.Prepare(infoQuery); err != nil {
+	if d.infos, err = d.db.Prepare(infoQuery); err == nil {
+		d.refs, err = d.db.Prepare(refsQuery)
+	}
+	if err != nil {
 		d.db.Close()
 	}
 	return err
@@ -121,11 +124,13 @@ func (d *DB) Info(ctx context.Context, hashPart string) (*substitute.Info, error
 	return info, nil
 }
 
+// read reads both tables. A change between the two readings does no harm: an item
+// keeps its references for as long as it is valid, and they as well.
 func (d *DB) read(ctx context.Context, prefix string) (*substitute.Info, error) {
-	var size sql.NullInt64
+	var id, size sql.NullInt64
 	var path, hash string
-	var deriver, refs sql.NullString
-	err := d.infos.QueryRowContext(ctx, prefix+"-").Scan(&path, &hash, &deriver, &size, &refs)
+	var deriver sql.NullString
+	err := d.infos.QueryRowContext(ctx, prefix+"-").Scan(&id, &path, &hash, &deriver, &size)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && !strings.HasPrefix(path, prefix+"-") {
 		return nil, fmt.Errorf("%w: %q", substitute.ErrNotFound, prefix)
 	}
@@ -144,21 +149,28 @@ func (d *DB) read(ctx context.Context, prefix string) (*substitute.Info, error) 
 			return nil, err
 		}
 	}
-	info.References, err = parsePaths(refs.String)
+	info.References, err = d.references(ctx, id.Int64)
 	return info, err
 }
 
-// parsePaths takes names apart, and sorts them.
-func parsePaths(names string) (paths []substitute.StorePath, err error) {
-	for name := range strings.FieldsSeq(names) {
-		path, err := substitute.ParseStorePath(name)
+func (d *DB) references(ctx context.Context, id int64) (refs []substitute.StorePath, err error) {
+	rows, err := d.refs.QueryContext(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var path string
+		if err := rows.Scan(&path); err != nil {
+			return nil, err
+		}
+		ref, err := substitute.ParseStorePath(path)
 		if err != nil {
 			return nil, err
 		}
-		paths = append(paths, path)
+		refs = append(refs, ref)
 	}
-	slices.Sort(paths)
-	return paths, nil
+	return refs, rows.Err()
 }
 
 // remembered returns what is known of an item, if the database has not changed

@@ -1,0 +1,214 @@
+package container
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/genenetwork/guixci/internal/filelock"
+)
+
+// A Supervision says how [Deployment.Supervise] goes about it.
+type Supervision struct {
+	// RestartAfter is the wait before a container that has ended is started again, and
+	// 0 means one second. Each time it ends again, or does not come up, the wait doubles, up to
+	// RestartAtMost; 0 means one minute. One that has run for ten times RestartAtMost
+	// is forgiven.
+	RestartAfter, RestartAtMost time.Duration
+	// LogSize is the number of bytes from which on the container's log is put aside; 0 means 16 MiB.
+	LogSize int64
+	// LogCount is how many logs are kept besides, as log.1 (the newest), log.2 and so on;
+	// 0 means 4.
+	LogCount int
+	// UntilStopped ends the supervision once the container is stopped on purpose.
+	// Otherwise it goes on, should it be started again.
+	UntilStopped bool
+}
+
+func (s Supervision) withDefaults() Supervision {
+	s.RestartAfter = cmp.Or(s.RestartAfter, time.Second)
+	s.RestartAtMost = cmp.Or(s.RestartAtMost, time.Minute)
+	s.LogSize = cmp.Or(s.LogSize, 16<<20)
+	s.LogCount = cmp.Or(s.LogCount, 4)
+	return s
+}
+
+// ErrSupervised is why a deployment cannot be supervised: somebody does so already.
+var ErrSupervised = errors.New("it has a supervisor already")
+
+// Supervise sees to it that what ought to run does, until ctx ends. A container
+// that ends, or that did not survive the machine, is started again, with all that
+// [Deployment.Start] does; what a killed deployer has left half done is set right; logs that
+// grow are put aside. When ctx ends the container is stopped, in order, and nil is returned;
+// it is still one that ought to run, and will when it is supervised again.
+//
+// It may run in the program that deploys or in another one, and be killed: the
+// container runs on, and is found by the next supervisor.
+// A deployment has one supervisor; the error of a second one wraps [ErrSupervised].
+func (d *Deployment) Supervise(ctx context.Context, how Supervision) error {
+	lock, err := d.superviseAlone()
+	if err != nil {
+		return fmt.Errorf("supervise %s: %w", d.Name, err)
+	}
+	defer lock.Release()
+	k := &keeper{Deployment: d, Supervision: how.withDefaults()}
+	for ctx.Err() == nil {
+		done, err := k.look(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil {
+			d.log().Error("cannot supervise", "error", err)
+		}
+		if done {
+			return nil
+		}
+		k.pause(ctx)
+	}
+	if err := d.interrupt(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("supervise %s: %w", d.Name, err)
+	}
+	return nil
+}
+
+// superviseAlone takes the lock of the supervisor.
+func (d *Deployment) superviseAlone() (*filelock.Lock, error) {
+	if err := d.prepare(); err != nil {
+		return nil, err
+	}
+	lock, err := filelock.Try(d.path("supervisor"))
+	if errors.Is(err, filelock.ErrHeld) {
+		return nil, ErrSupervised
+	}
+	return lock, err
+}
+
+// Supervised reports whether a supervisor is at work.
+func (d *Deployment) Supervised() (bool, error) {
+	_, held, err := filelock.Holder(d.path("supervisor"))
+	return held, err
+}
+
+// A keeper is one run of Supervise.
+type keeper struct {
+	*Deployment
+	Supervision
+
+	kept    Process   // the container seen running last; zero for none
+	since   time.Time // when it was first seen
+	wait    time.Duration
+	notyet  time.Time // when the next start may be tried
+	instant *Instance // what runs now; nil for nothing
+}
+
+// superviseEvery is how often is looked at what others may have changed. The end of a
+// container is seen at once.
+const superviseEvery = time.Second
+
+// pause waits for the container's end, or a while.
+func (k *keeper) pause(ctx context.Context) {
+	wait := superviseEvery
+	if left := time.Until(k.notyet); k.instant == nil && left > 0 {
+		wait = min(wait, left)
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if k.instant == nil || k.instant.Process.wait(ctx) != nil {
+		<-ctx.Done()
+	}
+}
+
+// look compares what is with what ought to be, and acts. It is done when nothing more
+// is to be supervised.
+func (k *keeper) look(ctx context.Context) (done bool, err error) {
+	k.instant = nil
+	r, err := k.readRecord()
+	if errors.Is(err, fs.ErrNotExist) || err == nil && r == nil {
+		return k.UntilStopped, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	in, err := k.instance(r)
+	if err != nil {
+		return false, err
+	}
+	current, err := k.Current()
+	if err != nil {
+		return false, err
+	}
+	if in.Alive() && current != nil && current.Number == r.Generation {
+		k.sees(in)
+		return false, in.rotateLog(ctx, k.LogSize, k.LogCount)
+	}
+	return false, k.start(ctx)
+}
+
+// sees notes that the container runs.
+func (k *keeper) sees(in *Instance) {
+	k.instant = in
+	if in.Process != k.kept {
+		k.kept, k.since = in.Process, time.Now()
+		k.log().Info("supervising", "generation", in.Generation.Number, "pid", in.Process.PID)
+	}
+}
+
+// start starts the container if nobody else is about to do something, and if it is time.
+func (k *keeper) start(ctx context.Context) error {
+	if !k.kept.isZero() { // it has just ended
+		if time.Since(k.since) > 10*k.RestartAtMost {
+			k.wait = 0
+		}
+		k.kept = Process{}
+		k.delay()
+	}
+	if time.Now().Before(k.notyet) {
+		return nil
+	}
+	in, err := k.startAgain(ctx)
+	var busy *BusyError
+	switch {
+	case errors.As(err, &busy):
+		return nil // whoever it is may be about to start it; it is asked again soon
+	case err != nil:
+		k.delay()
+		return err
+	case in != nil:
+		k.sees(in)
+	}
+	return nil
+}
+
+// delay puts the next start off, longer each time.
+func (k *keeper) delay() {
+	k.wait = min(max(2*k.wait, k.RestartAfter), k.RestartAtMost)
+	k.notyet = time.Now().Add(k.wait)
+	k.log().Warn("the container does not run", "next start after", k.wait)
+}
+
+// startAgain starts the current generation if it ought to run.
+func (d *Deployment) startAgain(ctx context.Context) (*Instance, error) {
+	return d.startIf(ctx, Revision{Who: "supervisor", Why: "it ought to run"}, func(was standing) bool { return was.wanted })
+}
+
+// interrupt stops what runs, without forgetting that it ought to. Somebody who changes it
+// just now is waited for.
+func (d *Deployment) interrupt(ctx context.Context) error {
+	lease, err := filelock.Acquire(ctx, d.path("lease"))
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	was, err := d.settle(ctx)
+	if err != nil || was.running == nil {
+		return err
+	}
+	if err := was.running.stop(ctx); err != nil {
+		return err
+	}
+	d.tell(Revision{Who: "supervisor", Why: "it was asked to end"}, was.current, WasStopped, nil)
+	return d.writeRecord(&record{Generation: was.current.Number})
+}

@@ -1,0 +1,306 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A supervisor is one that runs during a test.
+type supervisor struct {
+	stop  func()        // asks it to end
+	ended chan struct{} // closed when it has
+	err   error         // what Supervise returned, from then on
+}
+
+func supervise(t *testing.T, d *Deployment, how Supervision) *supervisor {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &supervisor{stop: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(s.ended)
+		s.err = d.Supervise(ctx, how)
+	}()
+	t.Cleanup(func() { cancel(); <-s.ended })
+	return s
+}
+
+func (s *supervisor) wait() error {
+	<-s.ended
+	return s.err
+}
+
+var quickly = Supervision{RestartAfter: time.Millisecond, RestartAtMost: 50 * time.Millisecond}
+
+// await waits until done; within a minute, it must be.
+func await(t *testing.T, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); !done(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("not within a minute")
+		}
+	}
+}
+
+// awaitRunning waits until something runs that is not the old instance.
+func awaitRunning(t *testing.T, d *Deployment, old *Instance) (in *Instance) {
+	t.Helper()
+	await(t, func() (found bool) {
+		var err error
+		in, err = d.Running()
+		return err == nil && (old == nil || in.Process != old.Process) && isConfirmed(d, in)
+	})
+	return in
+}
+
+func isConfirmed(d *Deployment, in *Instance) bool {
+	g, err := d.Current()
+	h, errHolder := d.Holder()
+	return errors.Join(err, errHolder) == nil && g != nil && g.Number == in.Generation.Number && h == nil
+}
+
+// applied returns a deployment that runs.
+func applied(t *testing.T, mode string) (*Deployment, *Instance) {
+	t.Helper()
+	d := testDeployment(t)
+	mustApply(t, d, script(t, d, mode, "status-works.sexp"))
+	return d, awaitRunning(t, d, nil)
+}
+
+// What is killed comes back, as often as it takes, the launcher's death does no harm, and
+// what is stopped stays so.
+func TestSupervise(t *testing.T) {
+	d, in := applied(t, "works")
+	how := quickly
+	how.UntilStopped = true
+	s := supervise(t, d, how)
+	for range 2 {
+		if err := in.Process.signal(9); err != nil {
+			t.Fatal(err)
+		}
+		in = awaitRunning(t, d, in)
+	}
+	if err := errors.Join(in.Launcher.signal(9), in.Launcher.wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if now := awaitRunning(t, d, nil); now.Process != in.Process {
+		t.Errorf("%v instead of %v", now.Process, in.Process)
+	}
+	if err := d.Supervise(t.Context(), how); !errors.Is(err, ErrSupervised) {
+		t.Errorf("a second one: %v", err)
+	}
+	if held, err := d.Supervised(); err != nil || !held {
+		t.Errorf("supervised: %v, %v", held, err)
+	}
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Running(); !errors.Is(err, errStopped) {
+		t.Errorf("error %v", err)
+	}
+	checkNothingLeft(t, d, in)
+	var again int
+	for _, e := range events(t, d) {
+		if e == WasStarted {
+			again++
+		}
+	}
+	if again != 2 {
+		t.Errorf("%d starts in the ledger", again)
+	}
+}
+
+// The first request to end stops the container, in order; the next supervisor starts it again.
+func TestSuperviseEnds(t *testing.T) {
+	d, in := applied(t, "works")
+	s := supervise(t, d, quickly)
+	s.stop()
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+	checkNothingLeft(t, d, in)
+	if status, err := d.Status(t.Context()); err != nil || !status.Wanted || status.Running != nil {
+		t.Errorf("%+v, %v", status, err)
+	}
+	s = supervise(t, d, quickly)
+	awaitRunning(t, d, in)
+	s.stop()
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A supervisor that is killed takes nothing with it, and the next one starts nothing twice.
+func TestSupervisorKilled(t *testing.T) {
+	d, in := applied(t, "works")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "STANDIN=supervisor", "DIR="+d.Dir, "SOCKET="+d.socket)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { held, err := d.Supervised(); return err == nil && held })
+	cmd.Process.Kill()
+	cmd.Wait()
+	s := supervise(t, d, quickly)
+	await(t, func() bool { held, err := d.Supervised(); return err == nil && held })
+	if now := awaitRunning(t, d, nil); now.Process != in.Process {
+		t.Errorf("%v instead of %v", now.Process, in.Process)
+	}
+	if found := launchersOf(in.pidFile()); len(found) != 1 {
+		t.Errorf("launchers %v", found)
+	}
+	s.stop()
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a killed deployer was trying goes, and what was confirmed comes back.
+func TestSuperviseAfterKilledDeployer(t *testing.T) {
+	d, in := applied(t, "works")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+d.Dir, "SOCKET="+d.socket,
+		"SCRIPT="+script(t, d, "works", "status-works.sexp"))
+	var said bytes.Buffer
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := supervise(t, d, quickly)
+	line := make([]byte, len("probing\n"))
+	if _, err := out.Read(line); err != nil {
+		t.Fatal(err, said.String())
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if now := awaitRunning(t, d, in); now.Generation.Number != in.Generation.Number {
+		t.Errorf("generation %d runs", now.Generation.Number)
+	}
+	s.stop()
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The wait before a start doubles up to a limit, and is forgiven after a long run.
+func TestBackOff(t *testing.T) {
+	k := &keeper{Deployment: &Deployment{}, Supervision: Supervision{RestartAfter: time.Second, RestartAtMost: 5 * time.Second}}
+	var waits []time.Duration
+	for range 5 {
+		k.delay()
+		waits = append(waits, k.wait)
+	}
+	if got := fmt.Sprint(waits); got != "[1s 2s 4s 5s 5s]" {
+		t.Error(got)
+	}
+	for _, c := range []struct{ ran, want time.Duration }{{49 * time.Second, 5 * time.Second}, {51 * time.Second, time.Second}} {
+		k.kept, k.since = Process{PID: 1}, time.Now().Add(-c.ran)
+		if err := k.start(t.Context()); err != nil || k.wait != c.want {
+			t.Errorf("after %v: wait %v, %v", c.ran, k.wait, err)
+		}
+	}
+}
+
+// A container that prints all the time does not lose a line when its log is put aside.
+func TestRotateLog(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes megabytes")
+	}
+	d, in := applied(t, "prints")
+	const size, count = 1 << 20, 1000
+	for i := range 5 {
+		await(t, func() bool { info, err := os.Stat(in.logFile()); return err == nil && info.Size() >= size })
+		if err := in.rotateLog(t.Context(), size, count); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(in.asideName(i + 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for i := 5; i > 0; i-- {
+		text, err := os.ReadFile(in.asideName(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	text, err := os.ReadFile(in.logFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.Write(text)
+	next := 1
+	for line := range strings.Lines(all.String()) {
+		if !strings.HasPrefix(line, "line ") {
+			continue
+		}
+		if line != fmt.Sprintf("line %d\n", next) && strings.HasSuffix(line, "\n") {
+			t.Fatalf("%q, want line %d", line, next)
+		}
+		next++
+	}
+	if next < 100_000 {
+		t.Errorf("only %d lines", next)
+	}
+}
+
+// As many logs are kept as are asked for, the newest first, and readers go on reading.
+func TestRotateKeeps(t *testing.T) {
+	d, in := applied(t, "works")
+	reader, err := os.Open(in.logFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	var read bytes.Buffer
+	for i := range 4 {
+		f, err := os.OpenFile(in.logFile(), os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(f, "number %d%s\n", i, strings.Repeat(".", 1000-100*i))
+		f.Close()
+		if err := copyMore(&read, reader); err != nil {
+			t.Fatal(err)
+		}
+		if err := in.rotateLog(t.Context(), 100, 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, err := filepath.Glob(in.logFile() + "*")
+	if err != nil || len(names) != 3 {
+		t.Errorf("%q, %v", names, err)
+	}
+	for i, want := range map[int]string{1: "number 3.", 2: "number 2."} {
+		if text, err := os.ReadFile(in.asideName(i)); err != nil || !strings.HasPrefix(string(text), want) {
+			t.Errorf("log.%d: %.20q, %v", i, text, err)
+		}
+	}
+	for i := range 4 {
+		if !strings.Contains(read.String(), fmt.Sprintf("number %d.", i)) {
+			t.Errorf("the reader has not seen number %d", i)
+		}
+	}
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
