@@ -26,6 +26,13 @@ func connect(ctx context.Context, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if network == "ssh" {
+		u, err := url.Parse(target)
+		if err != nil {
+			return nil, fmt.Errorf("parse address: %v", err)
+		}
+		return connectSSH(ctx, u)
+	}
 	for wait := time.Millisecond; ; wait *= 2 {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, network, target)
@@ -53,7 +60,7 @@ func resolve(address string) string {
 }
 
 // parseAddress translates the forms that GUIX_DAEMON_SOCKET may have
-// (node "The Store" of the Guix manual) to what package net wants.
+// (node "The Store" of the Guix manual) to what package net wants; "ssh" is for connectSSH.
 func parseAddress(address string) (network, target string, err error) {
 	scheme, _, ok := strings.Cut(address, "://")
 	if !ok {
@@ -75,10 +82,9 @@ func parseAddress(address string) (network, target string, err error) {
 		}
 		return "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPort)), nil
 	case "ssh":
-		return "", "", fmt.Errorf("ssh:// is not supported: forward the socket with "+
-			"\"ssh -N -L /tmp/guix.socket:%s %s\" and use /tmp/guix.socket", DefaultSocket, cmp.Or(u.Host, "HOST"))
+		return "ssh", address, nil
 	}
-	return "", "", fmt.Errorf("parse address: unknown scheme %q: want a file name, file:// or guix://", scheme)
+	return "", "", fmt.Errorf("parse address: unknown scheme %q: want a file name, file://, guix:// or ssh://", scheme)
 }
 
 // explain adds to a failed connection what to try.

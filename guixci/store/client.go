@@ -70,7 +70,8 @@ type Client struct {
 }
 
 // Dial connects to the guix-daemon at address: the name of its socket,
-// file:///NAME, or guix://HOST[:PORT]. An empty address means
+// file:///NAME, guix://HOST[:PORT], or ssh://[USER@]HOST[:PORT], for which the command
+// ssh must get there without a password and find "guix" there. An empty address means
 // $GUIX_DAEMON_SOCKET, or [DefaultSocket] when that is empty too.
 // The error names the socket and what could be wrong with it.
 func Dial(ctx context.Context, address string) (*Client, error) {

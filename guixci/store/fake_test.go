@@ -148,7 +148,6 @@ func TestDialNobody(t *testing.T) {
 		filepath.Join(dir, "no"):      "no such file or directory; is guix-daemon running?",
 		"file://" + stale:             "connection refused; is guix-daemon running?",
 		"guix://127.0.0.1:1":          "connection refused; is guix-daemon running?",
-		"ssh://berlin":                "ssh -N -L /tmp/guix.socket:/var/guix/daemon-socket/socket berlin",
 		"http://localhost":            `unknown scheme "http"`,
 		"guix://":                     "guix://HOST",
 		"file://relative/socket/name": "file:///NAME",
