@@ -78,6 +78,14 @@ func New(t testing.TB, client *store.Client) *Kit {
 	return k
 }
 
+// For returns a Kit for another store, which makes the same derivations of the same Specs.
+func (k *Kit) For(client *store.Client) *Kit {
+	k.t.Helper()
+	other := New(k.t, client)
+	other.salt = k.salt
+	return other
+}
+
 // Add puts the derivation that spec describes into the store.
 func (k *Kit) Add(spec Spec) *Build {
 	k.t.Helper()
