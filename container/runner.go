@@ -14,7 +14,7 @@ import (
 // restart of the program that asked for them, or of its own. A [Supervisor] does
 // without any service manager; others hand units to one.
 //
-// Methods may be called concurrently, but not about the same unit.
+// Methods may be called concurrently; of those about the same unit only State.
 type Runner interface {
 	// Start returns once the unit's program is being executed, whatever becomes of it
 	// then. One that runs already is an error that wraps [ErrRunning].

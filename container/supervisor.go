@@ -33,6 +33,7 @@ type Supervisor struct {
 // A child is a launcher that this process must reap. Its end is otherwise seen by its
 // pidfd, as it would be by a process that is not the parent.
 type child struct {
+	pid    int
 	reaped chan struct{} // closed once it is
 	end    error         // what Wait said; valid from then on
 }
@@ -120,7 +121,7 @@ func (u Unit) exec(log *os.File) *exec.Cmd {
 
 // adopt sees to it that the child is reaped.
 func (s *Supervisor) adopt(u Unit, cmd *exec.Cmd) {
-	c := &child{reaped: make(chan struct{})}
+	c := &child{pid: cmd.Process.Pid, reaped: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.children == nil {
@@ -186,7 +187,7 @@ func (s *Supervisor) State(_ context.Context, u Unit) (UnitState, error) {
 		state.Launcher = h.Launcher
 		return state, nil
 	}
-	if c := s.child(u); c != nil {
+	if c := s.child(u); c != nil && c.pid == h.Launcher.PID { // else it is a successor's
 		<-c.reaped
 		var exit *exec.ExitError
 		if errors.As(c.end, &exit) {
