@@ -87,7 +87,7 @@ func (in *Instance) logFile() string { return in.d.generationPath(in.Generation.
 // mounted there, and then deleting would reach into other people's data.
 func removeRunDir(dir string) error {
 	// Nothing can be mounted in the copies made for the container, and they go first.
-	errs := []error{os.RemoveAll(filepath.Join(dir, "environment"))}
+	errs := []error{os.RemoveAll(filepath.Join(dir, "environment")), sweepFiles(dir)}
 	leftovers, _ := filepath.Glob(filepath.Join(dir, "tmp", "*"))
 	for _, name := range append(leftovers, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "unit.json"), dir) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -176,9 +176,9 @@ func TestRealSchedule(t *testing.T) {
 		schedule Schedule
 		says     string // empty: it becomes healthy
 	}{
-		{"late within the start period", map[string]string{"MODE": "late", "TAKES": "2"}, patient, ""},
-		{"late after it", map[string]string{"MODE": "late", "TAKES": "3"},
-			Schedule{StartPeriod: time.Second, Interval: 50 * time.Millisecond, Threshold: 3}, "service fickle is starting"},
+		{"late within the start period", map[string]string{"MODE": "late", "TAKES": "1"}, patient, ""},
+		{"late after it", map[string]string{"MODE": "late", "TAKES": "2"},
+			Schedule{StartPeriod: time.Millisecond, Interval: 50 * time.Millisecond, Threshold: 3}, "probe services: "},
 		{"never", map[string]string{"MODE": "fails"}, Schedule{StartPeriod: 6 * time.Second, Interval: 100 * time.Millisecond},
 			"told to fail"},
 		{"dies within the window", map[string]string{"MODE": "dies", "TAKES": "1"},

@@ -58,6 +58,7 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{}, err
 	}
 	d.complain("settle the ledger", d.settleLedger(current))
+	d.complain("remove what is half made", d.sweep())
 	if err := d.stopHooks(context.WithoutCancel(ctx)); err != nil {
 		return standing{}, fmt.Errorf("end hooks that were left behind: %w", err)
 	}

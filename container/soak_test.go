@@ -5,7 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"os/exec"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -17,16 +17,32 @@ type soak struct {
 	*testing.T
 	d      *Deployment
 	random *rand.Rand
+	sample sample
 	good   *Generation // what must run in the end
+}
+
+// A sample is what is deployed: stand-ins, or real containers.
+type sample interface {
+	// change returns a revision that nobody has tried, and the deployment of s as
+	// it is to be deployed with, that behaves like one of: works, launcher dies, container ends,
+	// pid file lies, service fails.
+	change(s *soak, behaviour string) (*Deployment, Revision)
+	// deployer applies a change that works in another process until ctx ends, when
+	// it is killed.
+	deployer(ctx context.Context, s *soak)
+	// faults are those that this sample has beside the common ones.
+	faults() map[string]func(*soak)
+	// check looks at what the soak does not know of.
+	check(s *soak, in *Instance)
 }
 
 // faults are what happens to a soak, each a deploy with something going wrong.
 var faults = map[string]func(s *soak){
-	"nothing":           func(s *soak) { s.deploys(script(s.T, s.d, "works", "status-works.sexp")) },
-	"launcher dies":     func(s *soak) { s.fails(script(s.T, s.d, "dies", "waitpid.log")) },
-	"container ends":    func(s *soak) { s.fails(script(s.T, s.d, "ends", "status-works.sexp")) },
-	"pid file lies":     func(s *soak) { s.fails(script(s.T, s.d, "lies", "status-works.sexp")) },
-	"service fails":     func(s *soak) { s.fails(script(s.T, s.d, "works", "status-fails.sexp")) },
+	"nothing":           func(s *soak) { s.deploys("works") },
+	"launcher dies":     func(s *soak) { s.fails("launcher dies") },
+	"container ends":    func(s *soak) { s.fails("container ends") },
+	"pid file lies":     func(s *soak) { s.fails("pid file lies") },
+	"service fails":     func(s *soak) { s.fails("service fails") },
 	"nobody confirms":   (*soak).unconfirmed,
 	"interrupted":       (*soak).interrupted,
 	"deployer killed":   (*soak).killed,
@@ -36,8 +52,10 @@ var faults = map[string]func(s *soak){
 }
 
 // deploys: a revision that works, and is what must run from now on.
-func (s *soak) deploys(script string) {
-	g, err := s.d.Apply(context.Background(), Revision{Script: script})
+func (s *soak) deploys(behaviour string) {
+	s.Helper()
+	d, rev := s.sample.change(s, behaviour)
+	g, err := d.Apply(context.Background(), rev)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -45,27 +63,30 @@ func (s *soak) deploys(script string) {
 }
 
 // fails: a revision that does not.
-func (s *soak) fails(script string) {
-	_, err := s.d.Apply(context.Background(), Revision{Script: script})
+func (s *soak) fails(behaviour string) {
+	s.Helper()
+	d, rev := s.sample.change(s, behaviour)
+	_, err := d.Apply(context.Background(), rev)
 	wantOutcome(s.T, err, RolledBack)
 }
 
 func (s *soak) unconfirmed() {
-	e := *s.d
-	e.ConfirmBy = 20 * time.Millisecond
-	_, err := e.Apply(context.Background(), Revision{Script: script(s.T, s.d, "works", "status-works.sexp")})
+	d, rev := s.sample.change(s, "works")
+	d.ConfirmBy = 20 * time.Millisecond
+	_, err := d.Apply(context.Background(), rev)
 	wantOutcome(s.T, err, RolledBack)
 }
 
 // instant is some time within a deploy.
 func (s *soak) instant() time.Duration {
-	return time.Duration(s.random.Int64N(int64(500 * time.Millisecond)))
+	return time.Duration(s.random.Int64N(int64(s.d.Schedule.StartPeriod)) / 2)
 }
 
 func (s *soak) interrupted() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.instant())
 	defer cancel()
-	g, err := s.d.Apply(ctx, Revision{Script: script(s.T, s.d, "works", "status-works.sexp")})
+	d, rev := s.sample.change(s, "works")
+	g, err := d.Apply(ctx, rev)
 	if err == nil {
 		s.good = g // it was faster
 		return
@@ -76,33 +97,42 @@ func (s *soak) interrupted() {
 	}
 }
 
-// killed: the deployer gets SIGKILL at any instant. It never confirms.
+// killed: the deployer gets SIGKILL at any instant, also after it has confirmed.
 func (s *soak) killed() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.instant())
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+s.d.Dir, "SOCKET="+s.d.socket,
-		"SCRIPT="+script(s.T, s.d, "works", "status-works.sexp"))
-	cmd.Run()
+	s.sample.deployer(ctx, s)
+	current, err := s.d.Current()
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.good = current
 }
 
-func (s *soak) launcherKilled() {
+func (s *soak) running() *Instance {
+	s.Helper()
 	in, err := s.d.Running()
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.Log(in.Launcher.signal(9), in.Launcher.wait(context.Background()))
-	s.deploys(script(s.T, s.d, "works", "status-works.sexp"))
+	return in
+}
+
+func (s *soak) launcherKilled() {
+	in := s.running()
+	if err := errors.Join(in.Launcher.signal(9), in.Launcher.wait(context.Background())); err != nil {
+		s.Error(err)
+	}
+	s.deploys("works")
 }
 
 // machineDown: all processes are gone, and nobody has had time to write anything down.
 func (s *soak) machineDown() {
-	in, err := s.d.Running()
-	if err != nil {
-		s.Fatal(err)
-	}
+	in := s.running()
 	for _, p := range []Process{in.Launcher, in.Process} {
-		s.Log(p.signal(9), p.wait(context.Background()))
+		if err := errors.Join(p.signal(9), p.wait(context.Background())); err != nil {
+			s.Error(err)
+		}
 	}
 }
 
@@ -114,9 +144,9 @@ func (s *soak) two() {
 	}
 	results := make(chan result)
 	for range 2 {
-		next := script(s.T, s.d, "works", "status-works.sexp")
+		d, rev := s.sample.change(s, "works")
 		go func() {
-			g, err := s.d.Apply(context.Background(), Revision{Script: next})
+			g, err := d.Apply(context.Background(), rev)
 			results <- result{g, err}
 		}()
 	}
@@ -132,36 +162,45 @@ func (s *soak) two() {
 	}
 }
 
-// TestSoak lets random things happen, GUIXCI_SOAK of them, 20 if it is not set. After each,
-// exactly one healthy generation runs, the last confirmed one, nothing is left of
-// others, and the ledger is whole.
-func TestSoak(t *testing.T) {
-	rounds := 20
-	if n, err := strconv.Atoi(os.Getenv("GUIXCI_SOAK")); err == nil {
-		rounds = n
-	}
-	seed := uint64(time.Now().UnixNano())
+// runSoak lets random things happen, GUIXCI_SOAK of them, 20 if it is not set; GUIXCI_SOAK_SEED
+// chooses which. After each, exactly one healthy generation runs, the last confirmed one,
+// nothing is left of others, and the ledger tells what happened.
+func runSoak(t *testing.T, d *Deployment, sample sample) {
+	rounds := number("GUIXCI_SOAK", 20)
+	seed := number("GUIXCI_SOAK_SEED", time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	s := &soak{T: t, d: testDeployment(t), random: rand.New(rand.NewPCG(seed, 0))}
-	s.d.Schedule.StartPeriod = time.Second
-	s.d.StartTimeout = 5 * time.Second
+	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample}
+	all := sample.faults()
+	for name, fault := range faults {
+		all[name] = fault
+	}
 	var names []string
-	for name := range faults {
+	for name := range all {
 		names = append(names, name)
 	}
-	s.deploys(script(t, s.d, "works", "status-works.sexp"))
-	for i := range rounds {
+	slices.Sort(names)
+	s.deploys("works")
+	for i := range int(rounds) {
 		name := names[s.random.IntN(len(names))]
 		if i < len(names) {
 			name = names[i] // each at least once
 		}
-		t.Logf("round %d: %s", i, name)
-		faults[name](s)
+		begin := time.Now()
+		all[name](s)
 		s.check()
+		t.Logf("round %d: %s, %v", i, name, time.Since(begin).Round(time.Millisecond))
 		if t.Failed() {
 			return
 		}
 	}
+}
+
+// number reads an environment variable.
+func number(name string, otherwise int64) int64 {
+	if n, err := strconv.ParseInt(os.Getenv(name), 10, 64); err == nil {
+		return n
+	}
+	return otherwise
 }
 
 // check starts what ought to run, as a boot or a timer would, and looks at everything.
@@ -171,7 +210,7 @@ func (s *soak) check() {
 		s.Fatal(err)
 	}
 	in := checkRuns(s.T, s.d, s.good)
-	events(s.T, s.d)
+	s.checkLedger()
 	all, err := s.d.Generations()
 	if err != nil {
 		s.Fatal(err)
@@ -187,5 +226,38 @@ func (s *soak) check() {
 		if _, err := os.Stat(other.runDir()); !errors.Is(err, os.ErrNotExist) {
 			s.Errorf("generation %d has left its directory: %v", g.Number, err)
 		}
+	}
+	s.sample.check(s, in)
+}
+
+// checkLedger: what began has ended, and the last that was confirmed is what runs.
+func (s *soak) checkLedger() {
+	s.Helper()
+	history, err := s.d.History()
+	if err != nil {
+		s.Error(err)
+	}
+	open, confirmed := 0, 0
+	for _, e := range history {
+		switch e.Event {
+		case Began:
+			if open != 0 {
+				s.Errorf("entry %d begins while generation %d has not ended", e.Number, open)
+			}
+			open = e.Generation
+		case Confirmed, WasKept, WasRolled, WasLost, WasCutOff:
+			if e.Generation != open {
+				s.Errorf("entry %d, %s, is about generation %d, and %d was begun", e.Number, e.Event, e.Generation, open)
+			}
+			open = 0
+		case WasCut:
+			s.Errorf("entry %d: %s", e.Number, e.Detail)
+		}
+		if e.Event == Confirmed {
+			confirmed = e.Generation
+		}
+	}
+	if open != 0 || confirmed != s.good.Number {
+		s.Errorf("generation %d has not ended; %d was confirmed, and %d runs", open, confirmed, s.good.Number)
 	}
 }

@@ -28,6 +28,12 @@ func TestMain(m *testing.M) {
 		os.Exit(deployerMain())
 	case "supervisor":
 		os.Exit(supervisorMain())
+	case "told":
+		if err := toldMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "privilege":
 		fmt.Println(checkPrivilege())
 		os.Exit(0)

@@ -147,6 +147,9 @@ func (s *Supervisor) Stop(ctx context.Context, u Unit) error {
 	if err != nil {
 		return err
 	}
+	if h.Group == nil { // it may have been made and not been written down
+		h.Group, _ = cgroup.New(u.Name, cgroup.Limits(u.Limits))
+	}
 	errs := []error{h.Group.Kill(), h.Launcher.signal(unix.SIGKILL), h.Launcher.wait(ctx), h.Group.Remove(ctx)}
 	if c := s.child(u); c != nil {
 		<-c.reaped

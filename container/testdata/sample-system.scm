@@ -48,9 +48,14 @@ goes on counting in the file journal, a line for each number."
         (use-modules (ice-9 textual-ports))
         (define journal "/srv/state/journal")
         (define (note file text)
-          (let ((port (open-file file "a")))
-            (display text port)
-            (close-port port)))
+          (catch 'system-error
+            (lambda ()
+              (let ((port (open-file file "a")))
+                (display text port)
+                (close-port port)))
+            (lambda _                   ;the disk is full: start again
+              (sleep 2)
+              (primitive-_exit 5))))
         (define (whole-lines)           ;half a line was never written
           (let* ((text (if (file-exists? journal)
                            (call-with-input-file journal get-string-all)
@@ -164,7 +169,7 @@ up late, or dies later; TAKES says how many seconds that takes."
              (start #~(make-forkexec-constructor
                        (list #$(fickle))
                        #:pid-file "/run/sample-fickle.pid"
-                       #:pid-file-timeout 4))
+                       #:pid-file-timeout 2))
              (stop #~(make-kill-destructor)))))
      (else '()))))
 

@@ -1,0 +1,43 @@
+package container
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// standIns are what a soak deploys where there is no Guix.
+type standIns struct{}
+
+func TestSoak(t *testing.T) {
+	d := testDeployment(t)
+	d.Schedule.StartPeriod = time.Second
+	d.StartTimeout = 5 * time.Second
+	runSoak(t, d, standIns{})
+}
+
+func (standIns) change(s *soak, behaviour string) (*Deployment, Revision) {
+	d := *s.d
+	how := map[string][2]string{
+		"works":          {"works", "status-works.sexp"},
+		"launcher dies":  {"dies", "waitpid.log"},
+		"container ends": {"ends", "status-works.sexp"},
+		"pid file lies":  {"lies", "status-works.sexp"},
+		"service fails":  {"works", "status-fails.sexp"},
+	}[behaviour]
+	return &d, Revision{Script: script(s.T, s.d, how[0], how[1])}
+}
+
+// deployer never confirms.
+func (standIns) deployer(ctx context.Context, s *soak) {
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+s.d.Dir, "SOCKET="+s.d.socket,
+		"SCRIPT="+script(s.T, s.d, "works", "status-works.sexp"))
+	cmd.Run()
+}
+
+func (standIns) faults() map[string]func(*soak) { return make(map[string]func(*soak)) }
+
+func (standIns) check(*soak, *Instance) {}
