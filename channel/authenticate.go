@@ -8,13 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // An Authenticator says whether commits are to be believed, accepting and
@@ -174,12 +170,12 @@ func (a *Authenticator) authenticate(ctx context.Context, repo *Repository, c Ch
 	if err != nil {
 		return nil, err
 	}
-	h := newHistory(repo)
-	v.nodes = h.nodes
 	trusted := present(repo, cached)
-	commits, err := h.difference(ctx, target, intro, trusted)
+	d := &difference{history: newHistory(repo), target: target, intro: intro, trusted: trusted}
+	check := &checker{verifier: v, workers: a.Workers, history: d.history, count: tally{}}
+	order, done, err := check.difference(ctx, d, introCommit.when)
 	result := &Authentication{Channel: c.Name, Commit: c.Commit, Introduction: c.Introduction, Signers: map[Fingerprint]int{}}
-	if err != nil || len(commits) == 0 && !a.Strict { // it comes before something trusted
+	if err != nil || len(order) == 0 && !a.Strict { // it comes before something trusted
 		return result, err
 	}
 	if len(trusted) == 0 {
@@ -187,31 +183,37 @@ func (a *Authenticator) authenticate(ctx context.Context, repo *Repository, c Ch
 			return nil, err
 		}
 	}
-	roots := []objectID{intro}
-	if !a.Strict {
-		roots = append(roots, trusted...)
-	}
-	switch ok, err := h.descends(ctx, target, roots); {
-	case err != nil:
-		return nil, err
-	case !ok:
-		return nil, refuse(target, NotDescendant, "is not a descendant of the introductory commit %v", intro)
-	}
-	if a.Strict {
-		if err := onBranch(ctx, h, c, target); err != nil {
-			return nil, err
-		}
-	}
-	result.Commits = len(commits)
-	count := tally{}
-	if err := a.verifyAll(ctx, v, commits, count); err != nil {
+	if err := a.reaches(ctx, d, c); err != nil {
 		return nil, err
 	}
-	result.Statistics = count.statistics(v.keys)
+	if err := check.rest(ctx, order, done); err != nil {
+		return nil, err
+	}
+	result.Commits = len(order)
+	result.Statistics = check.count.statistics(v.keys)
 	for _, s := range result.Statistics {
 		result.Signers[s.Key] = s.Commits
 	}
 	return result, nil
+}
+
+// reaches refuses a commit that does not descend from the introduction or, unless it is to
+// be strict, from something trusted, and one that is not on the channel's branch if it is.
+func (a *Authenticator) reaches(ctx context.Context, d *difference, c Channel) error {
+	roots := []objectID{d.intro}
+	if !a.Strict {
+		roots = append(roots, d.trusted...)
+	}
+	ok, err := d.descends(ctx, d.target, roots)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return refuse(d.target, NotDescendant, "is not a descendant of the introductory commit %v", d.intro)
+	case a.Strict:
+		return onBranch(ctx, d.history, c, d.target)
+	}
+	return nil
 }
 
 // onBranch refuses a commit that the branch of the channel does not contain: a server
@@ -321,46 +323,4 @@ func present(repo *Repository, commits []Commit) (ids []objectID) {
 		}
 	}
 	return ids
-}
-
-// verifyAll checks commits concurrently and counts who signed them.
-// Of several failures it reports the one that comes first in commits, always
-// the same.
-func (a *Authenticator) verifyAll(ctx context.Context, v *verifier, commits []objectID, count tally) error {
-	workers := a.Workers
-	if workers == 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
-	var (
-		mu    sync.Mutex // guards the rest
-		next  int
-		limit = len(commits) // index of the earliest failure
-		first error
-	)
-	take := func() (int, bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		next++
-		return next - 1, next-1 < limit
-	}
-	var group errgroup.Group
-	for range workers {
-		group.Go(func() error {
-			for i, ok := take(); ok && ctx.Err() == nil; i, ok = take() {
-				signer, c, err := v.verify(commits[i])
-				mu.Lock()
-				if err == nil {
-					count.add(signer, c.when)
-				} else if i < limit {
-					limit, first = i, err
-				}
-				mu.Unlock()
-			}
-			return ctx.Err()
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return context.Cause(ctx)
-	}
-	return first
 }

@@ -7,28 +7,71 @@ import (
 	"io/fs"
 )
 
-// A history walks the commits of a repository, remembering what is needed again.
+// A history knows the commits of a repository that it has walked. Of each it keeps
+// some sixty bytes whatever the size of the commit: a walk has to know where it has been.
 type history struct {
 	repo  *Repository
-	nodes map[objectID]node
+	index map[objectID]int32 // position in nodes
+	nodes []node
+	edges []int32 // the parents of all nodes, one node's after another's
 }
 
-// A node is what is remembered of a commit.
+// A node is what is kept of a commit.
 type node struct {
-	tree    objectID
-	parents []objectID
+	id, tree     objectID
+	begin, after int32 // its parents are edges[begin:after]; both are unread before it is read
 }
 
-type idSet map[objectID]bool
+const unread = -1
+
+// A commitSet has the positions of commits in a history. The zero value is empty.
+type commitSet []bool
+
+func (s commitSet) has(i int32) bool { return int(i) < len(s) && s[i] }
+
+func (s *commitSet) add(i int32) {
+	for int(i) >= len(*s) {
+		*s = append(*s, false)
+	}
+	(*s)[i] = true
+}
 
 func newHistory(r *Repository) *history {
-	return &history{repo: r, nodes: map[objectID]node{}}
+	return &history{repo: r, index: map[objectID]int32{}}
 }
 
-func (h *history) of(id objectID) ([]objectID, error) {
-	if n, ok := h.nodes[id]; ok {
-		return n.parents, nil
+// at returns the position of a commit, which need not exist.
+func (h *history) at(id objectID) int32 {
+	i, ok := h.index[id]
+	if !ok {
+		i = int32(len(h.nodes))
+		h.index[id] = i
+		h.nodes = append(h.nodes, node{id: id, begin: unread, after: unread})
 	}
+	return i
+}
+
+func (h *history) all(ids []objectID) (at []int32) {
+	for _, id := range ids {
+		at = append(at, h.at(id))
+	}
+	return at
+}
+
+// parents returns those of a commit, which is read when it was not yet.
+func (h *history) parents(i int32) ([]int32, error) {
+	if h.nodes[i].begin == unread {
+		if _, err := h.read(i); err != nil {
+			return nil, err
+		}
+	}
+	n := &h.nodes[i]
+	return h.edges[n.begin:n.after], nil
+}
+
+// read reads a commit, which has to be there.
+func (h *history) read(i int32) (*commitObject, error) {
+	id := h.nodes[i].id
 	c, err := h.repo.commit(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("read commit %v: %w: it is missing", id, errCorrupt)
@@ -36,45 +79,44 @@ func (h *history) of(id objectID) ([]objectID, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.nodes[id] = node{c.tree, c.parents}
-	return c.parents, nil
+	if h.nodes[i].begin == unread {
+		parents := h.all(c.parents) // may move nodes
+		n := &h.nodes[i]
+		n.tree, n.begin = c.tree, int32(len(h.edges))
+		h.edges = append(h.edges, parents...)
+		n.after = int32(len(h.edges))
+	}
+	return c, nil
 }
 
 // walk adds to seen the commits reachable from start without passing through
 // stop or what was seen, and returns them, parents before children.
 // rooted reports whether one of them has no parents.
-func (h *history) walk(ctx context.Context, start []objectID, seen idSet, stop ...idSet) (order []objectID, rooted bool, err error) {
-	stopped := func(id objectID) bool {
-		for _, s := range stop {
-			if s[id] {
-				return true
-			}
-		}
-		return seen[id]
-	}
+func (h *history) walk(ctx context.Context, start []objectID, seen *commitSet, stop ...commitSet) (order []int32, rooted bool, err error) {
+	stopped := func(i int32) bool { return seen.has(i) || in(i, stop) }
 	type frame struct {
-		id      objectID
-		parents []objectID // still to be visited
+		at      int32
+		parents []int32 // still to be visited
 	}
 	var stack []frame
-	enter := func(id objectID) error {
-		parents, err := h.of(id)
+	enter := func(i int32) error {
+		parents, err := h.parents(i)
 		if err != nil {
 			return err
 		}
-		seen[id] = true
+		seen.add(i)
 		rooted = rooted || len(parents) == 0
-		stack = append(stack, frame{id, parents})
+		stack = append(stack, frame{i, parents})
 		return ctx.Err()
 	}
-	for _, s := range start {
+	for _, s := range h.all(start) {
 		if !stopped(s) {
 			err = enter(s)
 		}
 		for len(stack) > 0 && err == nil {
 			top := &stack[len(stack)-1]
 			if len(top.parents) == 0 {
-				order = append(order, top.id)
+				order = append(order, top.at)
 				stack = stack[:len(stack)-1]
 				continue
 			}
@@ -91,44 +133,72 @@ func (h *history) walk(ctx context.Context, start []objectID, seen idSet, stop .
 	return order, rooted, nil
 }
 
-// difference returns the commits in the closure of target that are not in that of
-// intro or of one of the trusted, parents before children. What lies before the
-// introduction is only walked when some path passes the introduction by.
-func (h *history) difference(ctx context.Context, target, intro objectID, trusted []objectID) ([]objectID, error) {
-	known, introduction := idSet{}, idSet{intro: true}
-	_, rooted, err := h.walk(ctx, trusted, known, introduction)
-	if err != nil {
-		return nil, err
+func in(i int32, sets []commitSet) bool {
+	for _, s := range sets {
+		if s.has(i) {
+			return true
+		}
 	}
-	order, passedBy, err := h.walk(ctx, []objectID{target}, idSet{}, known, introduction)
-	if err != nil || !rooted && !passedBy {
+	return false
+}
+
+// A difference is the commits in the closure of target that are not in that of
+// intro or of one of the trusted.
+type difference struct {
+	*history
+	target, intro objectID
+	trusted       []objectID
+
+	known  commitSet // the trusted and what comes before them, down to the introduction
+	rooted bool      // of which one has no parents
+}
+
+// begin finds what is known already.
+func (d *difference) begin(ctx context.Context) (err error) {
+	_, d.rooted, err = d.walk(ctx, d.trusted, &d.known, d.introduction())
+	return err
+}
+
+func (d *difference) introduction() (s commitSet) {
+	s.add(d.at(d.intro))
+	return s
+}
+
+// commits returns the difference, parents before children. What lies before the
+// introduction is only walked when some path passes the introduction by.
+func (d *difference) commits(ctx context.Context) ([]int32, error) {
+	target := []objectID{d.target}
+	order, passedBy, err := d.walk(ctx, target, new(commitSet), d.known, d.introduction())
+	if err != nil || !d.rooted && !passedBy {
 		return order, err
 	}
-	before := idSet{}
-	if _, _, err := h.walk(ctx, []objectID{intro}, before); err != nil {
+	var before commitSet
+	if _, _, err := d.walk(ctx, []objectID{d.intro}, &before); err != nil {
 		return nil, err
 	}
-	order, _, err = h.walk(ctx, []objectID{target}, idSet{}, known, before)
+	order, _, err = d.walk(ctx, target, new(commitSet), d.known, before)
 	return order, err
 }
 
 // descends reports whether one of ancestors is target or comes before it.
 func (h *history) descends(ctx context.Context, target objectID, ancestors []objectID) (bool, error) {
-	wanted := idSet{}
-	for _, a := range ancestors {
-		wanted[a] = true
+	var wanted, seen commitSet
+	for _, a := range h.all(ancestors) {
+		wanted.add(a)
 	}
-	for queue, seen := []objectID{target}, (idSet{target: true}); len(queue) > 0; queue = queue[1:] {
-		if wanted[queue[0]] {
+	queue := []int32{h.at(target)}
+	seen.add(queue[0])
+	for ; len(queue) > 0; queue = queue[1:] {
+		if wanted.has(queue[0]) {
 			return true, ctx.Err()
 		}
-		parents, err := h.of(queue[0])
+		parents, err := h.parents(queue[0])
 		if err != nil {
 			return false, err
 		}
 		for _, p := range parents {
-			if !seen[p] {
-				seen[p] = true
+			if !seen.has(p) {
+				seen.add(p)
 				queue = append(queue, p)
 			}
 		}

@@ -85,7 +85,8 @@ func translations(l *sexp.List, key sexp.Symbol) map[string]string {
 
 // News returns what is new at commit to for somebody who comes from commit from, in the
 // order of the file: entries whose commit is among those that to has and from has
-// not. It ends, as in Guix, at the first entry that is not new.
+// not. As in Guix it ends at the first entry that is not new, and there is none at all when
+// one is about a commit or a tag that the repository has not.
 func (r *Repository) News(ctx context.Context, from, to Commit) ([]NewsEntry, error) {
 	metadata, err := r.Metadata(to)
 	if err != nil || metadata.NewsFile == "" {
@@ -102,25 +103,32 @@ func (r *Repository) News(ctx context.Context, from, to Commit) ([]NewsEntry, er
 	if err != nil {
 		return nil, err
 	}
+	for i, e := range all {
+		if e.Tag == "" {
+			continue
+		}
+		if all[i].Commit, err = r.tag(e.Tag); err != nil {
+			return nil, nil // a tag that is not there
+		}
+	}
 	fresh, err := r.between(ctx, from, to)
 	if err != nil {
 		return nil, err
 	}
 	for i, e := range all {
-		if e.Tag != "" {
-			if e.Commit, err = r.tag(e.Tag); err != nil {
-				return all[:i], nil // a tag that is not there
-			}
+		id, err := e.Commit.id()
+		if err != nil || !r.has(e.Commit) {
+			return nil, nil
 		}
-		if id, err := e.Commit.id(); err != nil || !fresh[id] {
+		if !fresh[id] {
 			return all[:i], nil
 		}
 	}
 	return all, nil
 }
 
-// between returns the commits that to has and from has not.
-func (r *Repository) between(ctx context.Context, from, to Commit) (idSet, error) {
+// between reports which commits to has and from has not.
+func (r *Repository) between(ctx context.Context, from, to Commit) (map[objectID]bool, error) {
 	start, err := from.id()
 	if err != nil {
 		return nil, err
@@ -129,11 +137,16 @@ func (r *Repository) between(ctx context.Context, from, to Commit) (idSet, error
 	if err != nil {
 		return nil, err
 	}
-	h, old, fresh := newHistory(r), idSet{}, idSet{}
-	if _, _, err := h.walk(ctx, []objectID{start}, old); err != nil {
+	var old commitSet
+	h := newHistory(r)
+	if _, _, err := h.walk(ctx, []objectID{start}, &old); err != nil {
 		return nil, err
 	}
-	_, _, err = h.walk(ctx, []objectID{end}, fresh, old)
+	order, _, err := h.walk(ctx, []objectID{end}, new(commitSet), old)
+	fresh := map[objectID]bool{}
+	for _, i := range order {
+		fresh[h.nodes[i].id] = true
+	}
 	return fresh, err
 }
 

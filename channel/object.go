@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ func parseCommit(raw []byte) (*commitObject, error) {
 			return nil, fmt.Errorf("header %s: %v", name, err)
 		}
 		if name == "gpgsig" {
-			c.signed = append(bytes.Clone(raw[:at]), raw[end:]...)
+			c.signed = slices.Concat(raw[:at], raw[end:])
 		}
 		seen[name], last, at = true, name, end
 	}
@@ -164,16 +165,32 @@ func (e treeEntry) isDir() bool       { return e.mode == "40000" || e.mode == "0
 func (e treeEntry) isSubmodule() bool { return e.mode == "160000" }
 
 // parseTree reads a tree object.
-func parseTree(raw []byte) ([]treeEntry, error) {
-	var entries []treeEntry
+func parseTree(raw []byte) (entries []treeEntry, err error) {
+	err = eachEntry(raw, func(mode, name, id []byte) {
+		entries = append(entries, treeEntry{string(name), string(mode), objectID(id)})
+	})
+	return entries, err
+}
+
+// findEntry looks for a name in a tree object, all of which must be well formed.
+func findEntry(raw []byte, wanted string) (e treeEntry, ok bool, err error) {
+	err = eachEntry(raw, func(mode, name, id []byte) {
+		if !ok && string(name) == wanted {
+			e, ok = treeEntry{wanted, string(mode), objectID(id)}, true
+		}
+	})
+	return e, ok, err
+}
+
+func eachEntry(raw []byte, do func(mode, name, id []byte)) error {
 	for len(raw) > 0 {
 		head, rest, ok := bytes.Cut(raw, []byte{0})
-		mode, name, named := strings.Cut(string(head), " ")
-		if !ok || !named || name == "" || len(rest) < len(objectID{}) {
-			return nil, errors.New("malformed tree")
+		mode, name, named := bytes.Cut(head, []byte{' '})
+		if !ok || !named || len(name) == 0 || len(rest) < len(objectID{}) {
+			return errors.New("malformed tree")
 		}
-		entries = append(entries, treeEntry{name: name, mode: mode, id: objectID(rest[:20])})
-		raw = rest[20:]
+		do(mode, name, rest[:len(objectID{})])
+		raw = rest[len(objectID{}):]
 	}
-	return entries, nil
+	return nil
 }

@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"math/bits"
 	"slices"
+	"sync"
 
 	"github.com/ProtonMail/go-crypto/openpgp/eddsa"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
@@ -53,8 +55,32 @@ func verifyRSA(key *rsa.PublicKey, hash byte, digest, number []byte) bool {
 		return false
 	}
 	want := slices.Concat([]byte{0, 1}, bytes.Repeat([]byte{0xff}, size-len(tail)-2), tail)
-	got := s.Exp(s, big.NewInt(int64(key.E)), key.N).FillBytes(make([]byte, size))
-	return bytes.Equal(got, want)
+	p := powers.Get().(*power)
+	defer powers.Put(p)
+	return bytes.Equal(p.raise(s, uint(key.E), key.N).FillBytes(make([]byte, size)), want)
+}
+
+// A power raises numbers to the small exponents of public keys. It uses its numbers again,
+// which big.Int.Exp does not.
+type power struct{ result, product, quotient big.Int }
+
+var powers = sync.Pool{New: func() any { return new(power) }}
+
+// raise returns base^e mod n, which is p's own until p is used again. base is below n, e is not 0.
+func (p *power) raise(base *big.Int, e uint, n *big.Int) *big.Int {
+	p.result.Set(base)
+	for bit := bits.Len(e) - 2; bit >= 0; bit-- {
+		p.times(&p.result, n)
+		if e>>bit&1 == 1 {
+			p.times(base, n)
+		}
+	}
+	return &p.result
+}
+
+func (p *power) times(by, n *big.Int) {
+	p.product.Mul(&p.result, by)
+	p.quotient.QuoRem(&p.product, n, &p.result)
 }
 
 // digestInfo is what stands before the digest, by OpenPGP's number of the hash: the DER

@@ -148,23 +148,19 @@ func (r *Repository) blob(id objectID) ([]byte, error) {
 
 // entry finds a path in a tree; ok is false when it is not there.
 func (r *Repository) entry(tree objectID, path string) (e treeEntry, ok bool, err error) {
-	first, rest, deeper := strings.Cut(path, "/")
-	entries, err := r.tree(tree)
+	raw, err := r.part(tree, plumbing.TreeObject)
 	if err != nil {
 		return e, false, err
 	}
-	for _, e := range entries {
-		if e.name != first {
-			continue
-		}
-		if !deeper {
-			return e, true, nil
-		}
-		if e.isDir() {
-			return r.entry(e.id, rest)
-		}
+	first, rest, deeper := strings.Cut(path, "/")
+	e, ok, err = findEntry(raw, first)
+	switch {
+	case err != nil || !ok || !deeper:
+		return e, ok, err
+	case e.isDir():
+		return r.entry(e.id, rest)
 	}
-	return e, false, nil
+	return treeEntry{}, false, nil
 }
 
 // File returns the content of a file at a commit.

@@ -18,13 +18,16 @@ type verifier struct {
 	repo       *Repository
 	keys       *keyring
 	historical []Fingerprint
-	policy     *policy           // nil asks for no more than Guix does
-	nodes      map[objectID]node // of commits that are known; only read here
+	policy     *policy // nil asks for no more than Guix does
 
 	mu    sync.Mutex                      // guards the two below
-	trees map[objectID]authorizationEntry // of the trees looked at
+	trees map[objectID]authorizationEntry // of some trees, see maxTrees
 	files map[objectID]authorizationFile  // by blob: there are few different ones
 }
+
+// maxTrees limits the trees remembered. A commit is verified soon before or after its
+// children, which ask for the same tree.
+const maxTrees = 8192
 
 // An authorizationEntry is what a tree has by the name .guix-authorizations.
 type authorizationEntry struct {
@@ -103,45 +106,47 @@ func malformedKeyring(name string, err error) error {
 	return &AuthError{Rule: MalformedKeyring, Detail: fmt.Sprintf("key file %q cannot be read: %v", name, err)}
 }
 
-// verify checks one commit and returns the key that signed it, and the commit.
+// verify checks one commit and returns the key that signed it, and the date of the commit.
 // An error that is no *AuthError is about the repository.
-func (v *verifier) verify(id objectID) (Fingerprint, *commitObject, error) {
-	c, err := v.repo.commit(id)
-	if err != nil {
-		return Fingerprint{}, nil, err
+func (v *verifier) verify(j job) (signer Fingerprint, when time.Time, err error) {
+	c := j.object
+	if c == nil {
+		if c, err = v.repo.commit(j.id); err != nil {
+			return signer, when, err
+		}
 	}
-	signer, err := v.check(id, c)
-	if refused, ok := err.(*AuthError); ok && refused.Commit == id.commit() {
+	signer, err = v.check(j, c)
+	if refused, ok := err.(*AuthError); ok && refused.Commit == j.id.commit() {
 		refused.When = c.when
 	}
-	return signer, c, err
+	return signer, c.when, err
 }
 
-func (v *verifier) check(id objectID, c *commitObject) (Fingerprint, error) {
+func (v *verifier) check(j job, c *commitObject) (Fingerprint, error) {
 	own, err := v.entry(c.tree)
 	if err != nil {
 		return Fingerprint{}, err
 	}
-	signer, err := v.signer(id, c, !own.there)
+	signer, err := v.signer(j.id, c, !own.there)
 	if err != nil {
 		return Fingerprint{}, err
 	}
-	authorized, err := v.authorized(c)
+	authorized, err := v.authorized(j.parents)
 	if err != nil {
 		return Fingerprint{}, err
 	}
 	if !slices.Contains(authorized, signer) {
-		return Fingerprint{}, v.unauthorized(id, c, signer)
+		return Fingerprint{}, v.unauthorized(j, signer)
 	}
 	return signer, nil
 }
 
-// unauthorized says that the parents of c do not authorize its signer, and since when.
-func (v *verifier) unauthorized(id objectID, c *commitObject, signer Fingerprint) error {
-	e := refuse(id, UnauthorizedSigner, "is signed by %v, which its parents do not authorize", signer)
+// unauthorized says that the parents of a commit do not authorize its signer, and since when.
+func (v *verifier) unauthorized(j job, signer Fingerprint) error {
+	e := refuse(j.id, UnauthorizedSigner, "is signed by %v, which its parents do not authorize", signer)
 	e.Key = signer
-	for _, p := range c.parents {
-		taken, when, err := v.taken(p, signer)
+	for _, p := range j.parents {
+		taken, when, err := v.taken(p.id, signer)
 		if err != nil {
 			return err
 		}
@@ -161,7 +166,11 @@ func (v *verifier) taken(id objectID, key Fingerprint) (Commit, time.Time, error
 	var last *commitObject
 	var lastID objectID
 	for range far {
-		keys, err := v.authorizedBy(id)
+		c, err := v.repo.commit(id)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		keys, err := v.authorizedBy(parent{id, c.tree})
 		if _, broken := err.(*AuthError); broken {
 			return "", time.Time{}, nil
 		}
@@ -173,10 +182,6 @@ func (v *verifier) taken(id objectID, key Fingerprint) (Commit, time.Time, error
 				return "", time.Time{}, nil // this parent authorizes it; another does not
 			}
 			return lastID.commit(), last.when, nil
-		}
-		c, err := v.repo.commit(id)
-		if err != nil {
-			return "", time.Time{}, err
 		}
 		if len(c.parents) == 0 {
 			break
@@ -236,13 +241,13 @@ func (s *signature) claimed() string {
 	return "(unnamed)"
 }
 
-// authorized returns the keys that all parents of c authorize.
-func (v *verifier) authorized(c *commitObject) ([]Fingerprint, error) {
-	if len(c.parents) == 0 {
+// authorized returns the keys that all parents of a commit authorize.
+func (v *verifier) authorized(parents []parent) ([]Fingerprint, error) {
+	if len(parents) == 0 {
 		return v.historical, nil
 	}
 	var common []Fingerprint
-	for i, p := range c.parents {
+	for i, p := range parents {
 		keys, err := v.authorizedBy(p)
 		if err != nil {
 			return nil, err
@@ -257,46 +262,42 @@ func (v *verifier) authorized(c *commitObject) ([]Fingerprint, error) {
 }
 
 // authorizedBy returns the keys that one commit authorizes for its children.
-func (v *verifier) authorizedBy(id objectID) ([]Fingerprint, error) {
-	c, err := v.node(id)
-	if err != nil {
-		return nil, err
-	}
-	e, err := v.entry(c.tree)
+func (v *verifier) authorizedBy(p parent) ([]Fingerprint, error) {
+	e, err := v.entry(p.tree)
 	if err != nil {
 		return nil, err
 	}
 	if e.isFile {
 		keys, err := v.file(e.blob)
 		if _, isAuth := err.(*AuthError); isAuth {
-			return nil, refuse(id, MalformedAuthorizations, "has a .guix-authorizations that cannot be read: %v", err.(*AuthError).Detail)
+			return nil, refuse(p.id, MalformedAuthorizations, "has a .guix-authorizations that cannot be read: %v", err.(*AuthError).Detail)
 		}
 		return keys, err
 	}
-	for _, p := range c.parents { // falling back to the default must not be that easy
-		parent, err := v.node(p)
-		if err != nil {
-			return nil, err
-		}
-		if e, err := v.entry(parent.tree); err != nil || e.there {
-			if err == nil {
-				err = refuse(id, AuthorizationsRemoved, "attempts to remove .guix-authorizations")
-			}
-			return nil, err
-		}
-	}
-	return v.historical, nil
+	return v.historical, v.neverHad(p)
 }
 
-func (v *verifier) node(id objectID) (node, error) {
-	if n, ok := v.nodes[id]; ok {
-		return n, nil
-	}
-	c, err := v.repo.commit(id)
+// neverHad refuses a commit without .guix-authorizations whose parents have them:
+// falling back to the default must not be that easy.
+func (v *verifier) neverHad(p parent) error {
+	c, err := v.repo.commit(p.id)
 	if err != nil {
-		return node{}, err
+		return err
 	}
-	return node{c.tree, c.parents}, nil
+	for _, id := range c.parents {
+		before, err := v.repo.commit(id)
+		if err != nil {
+			return err
+		}
+		e, err := v.entry(before.tree)
+		if err != nil {
+			return err
+		}
+		if e.there {
+			return refuse(p.id, AuthorizationsRemoved, "attempts to remove .guix-authorizations")
+		}
+	}
+	return nil
 }
 
 func (v *verifier) entry(tree objectID) (authorizationEntry, error) {
@@ -312,6 +313,9 @@ func (v *verifier) entry(tree objectID) (authorizationEntry, error) {
 	}
 	found := authorizationEntry{there: there, isFile: there && !e.isDir() && !e.isSubmodule(), blob: e.id}
 	v.mu.Lock()
+	if len(v.trees) >= maxTrees {
+		clear(v.trees)
+	}
 	v.trees[tree] = found
 	v.mu.Unlock()
 	return found, nil

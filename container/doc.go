@@ -17,7 +17,8 @@
 // [Deployment.Plan] says beforehand what would change and what would be refused.
 // The same script runs in several places, each with an [Environment] of its own: settings,
 // secrets, limits. [ReadFile] reads all of them from one file, [Diff] tells two
-// generations apart, and [Deployment.Promote] has one place follow another.
+// generations apart, [Deployment.Promote] has one place follow another, and [Deployment.Export]
+// takes all of a deployment to another machine.
 //
 // What else a switch takes is its [Switch]: hooks, such as a migration, and a snapshot of state
 // that comes back when the switch fails. [Switched], in the generation and the ledger, says

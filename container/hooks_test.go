@@ -101,7 +101,7 @@ func TestMigrationIsUndone(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d, state, old := withState(t)
 			want := portrait(t, state)
-			d.Schedule.StartPeriod = 200 * time.Millisecond
+			d.Schedule.StartPeriod = time.Second
 			d.Switch.Hooks = []Hook{shell(t, c.hook)}
 			_, err := d.Apply(t.Context(), Revision{Script: script(t, d, c.mode, c.reply)})
 			wantOutcome(t, err, RolledBack)

@@ -95,17 +95,28 @@ func (in *Instance) whileAlive(ctx context.Context) (alive context.Context, rele
 // only in Guile's own time: it sits in waitpid, and with Guile 3.0 a relayed
 // SIGTERM was seen to arrive after a second, or not at all.
 func (in *Instance) stop(ctx context.Context) error {
+	return in.halt(ctx)()
+}
+
+// halt is stop without waiting for what comes after the last process of the container: clear,
+// which must be called, does that. A halted container writes nothing and listens nowhere.
+func (in *Instance) halt(ctx context.Context) (clear func() error) {
 	asked := time.Now()
 	patience, cancel := context.WithTimeoutCause(ctx, in.d.stopTimeout(), errStubborn)
 	defer cancel()
-	err := in.terminate(patience)
-	if err == nil {
-		err = in.Launcher.wait(patience) // it removes its temporary directory
-	}
-	if err != nil {
+	if err := in.terminate(patience); err != nil {
 		in.d.log().Warn("killing the container", "waited", time.Since(asked), "reason", err)
+		err := in.kill(context.WithoutCancel(ctx))
+		return func() error { return err }
 	}
-	return in.kill(context.WithoutCancel(ctx))
+	return func() error {
+		patience, cancel := context.WithTimeoutCause(ctx, in.d.stopTimeout(), errStubborn)
+		defer cancel()
+		if err := in.Launcher.wait(patience); err != nil { // it removes its temporary directory
+			in.d.log().Warn("killing the launcher", "reason", err)
+		}
+		return in.kill(context.WithoutCancel(ctx))
+	}
 }
 
 // terminate asks shepherd to end until it has, or ctx does. Asking once is not

@@ -37,17 +37,19 @@ func (s standing) number() int {
 	return s.current.Number
 }
 
-// stop stops what runs. Only something that is still there is an error.
-func (s standing) stop(ctx context.Context) error {
+// stop stops what runs. Only something that is still there is an error. What the
+// container leaves behind has been cleared away when cleared returns.
+func (s standing) stop(ctx context.Context) (cleared func(), err error) {
 	if s.running == nil {
-		return nil
+		return func() {}, nil
 	}
-	err := s.running.stop(ctx)
-	if err != nil && !s.running.Alive() {
-		s.running.d.log().Warn("the stopped container left something behind", "error", err)
-		return nil
+	clear := s.running.halt(ctx)
+	if s.running.Alive() {
+		return func() {}, errors.Join(errStubborn, clear())
 	}
-	return err
+	done := make(chan error, 1)
+	go func() { done <- clear() }()
+	return func() { s.running.d.complain("clear away the old container", <-done) }, nil
 }
 
 // settle finds out what there is, and clears away what a process that was
@@ -78,6 +80,9 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{}, fmt.Errorf("clear away generation %d, which a process that was killed has left: %w", r.Generation, err)
 	}
 	if !confirmed {
+		if err := d.clearPrevious(ctx, r); err != nil {
+			return standing{}, err
+		}
 		if err := d.undo(context.WithoutCancel(ctx), r.Generation); err != nil {
 			return standing{}, err
 		}
@@ -87,6 +92,19 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{current, nil, true}, d.writeRecord(&record{Generation: current.Number})
 	}
 	return standing{current: current}, d.removeRecord()
+}
+
+// clearPrevious clears away what the generation before a trial may have left behind: it was
+// stopped, but nobody was there to see its launcher end.
+func (d *Deployment) clearPrevious(ctx context.Context, r *record) error {
+	if r.Previous == 0 {
+		return nil
+	}
+	in, err := d.instance(&record{Generation: r.Previous})
+	if err != nil {
+		return err
+	}
+	return in.kill(context.WithoutCancel(ctx))
 }
 
 // settleLedger ends an entry that began and was cut off.

@@ -114,7 +114,9 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 		return fmt.Errorf("%w (%w)", err, errUntouched)
 	}
 	begin := time.Now()
-	if err := was.stop(ctx); err != nil {
+	cleared, err := was.stop(ctx)
+	defer cleared()
+	if err != nil {
 		return err
 	}
 	stopped := time.Now()

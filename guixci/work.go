@@ -21,12 +21,12 @@ import (
 func (p *Pipeline) work(ctx context.Context, spec Specification, e *evaluation) (built int, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	daemon := &build.Daemon{Pool: p.pool, Options: store.BuildOptions{UseSubstitutes: p.o.UseSubstitutes, Fallback: true}}
+	daemon := &build.Daemon{Pool: p.pool}
 	defer daemon.Close()
 	defer p.pool.Release()
 	s := p.scheduler(daemon)
 	s.Notify = func(e build.Event) {
-		if e.Kind == build.Finished && e.Result.Attempts > 0 {
+		if e.Kind == build.Finished && e.Result.Attempts > 0 && !e.Result.Fetched {
 			built++
 		}
 		if err := p.recordBuild(e); err != nil {
@@ -81,10 +81,14 @@ func held(ctx context.Context, daemon *build.Daemon, jobs iter.Seq2[inferior.Job
 }
 
 func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
-	return &build.Scheduler{
+	s := &build.Scheduler{
 		Store: daemon, Builder: daemon, Slots: p.o.Slots, Logs: p.path("logs"),
 		Limits: p.o.Limits, Known: p.known, Root: p.keep, Logger: p.o.Logger,
 	}
+	if p.o.UseSubstitutes {
+		s.Substitutes = daemon
+	}
+	return s
 }
 
 // enumerate records jobs as they come and gives them to the scheduler. Many jobs in

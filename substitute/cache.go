@@ -163,7 +163,7 @@ func (c *Cache) addArchives(ctx context.Context, src Source, info *Info, methods
 		}
 		return file(c.archive(info.StorePath, methods[i].Method), 0o644, os.Rename, func(f io.Writer) error {
 			counted := &countingWriter{w: f}
-			err := methods[i].through(counted, func(w io.Writer) error { return with(i+1, append(writers, w)) })
+			err := methods[i].through(counted, info.NarSize, func(w io.Writer) error { return with(i+1, append(writers, w)) })
 			sizes[i] = counted.n
 			return err
 		})

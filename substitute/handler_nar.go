@@ -127,7 +127,7 @@ func (h *Handler) serveSmall(w http.ResponseWriter, r *http.Request, c Compressi
 	var once sync.Once
 	defer once.Do(release)
 	h.stream(w, r, narType, -1, false, func(held io.Writer) error {
-		err := c.quickly().through(held, func(w io.Writer) error { return h.writeNAR(r.Context(), w, info) })
+		err := c.quickly().through(held, info.NarSize, func(w io.Writer) error { return h.writeNAR(r.Context(), w, info) })
 		once.Do(release)
 		return err
 	})

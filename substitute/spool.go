@@ -186,8 +186,8 @@ func (sp *spool) now() (size int64, done bool, grown <-chan struct{}, err error)
 // pass writes the file to w, as it grows, except for the last bytes, which it
 // returns when the whole is known to be right, together with its size.
 func (sp *spool) pass(ctx context.Context, w io.Writer) (held []byte, err error) {
-	buf := spoolBuffers.Get().(*[spoolBuffer]byte)
-	defer spoolBuffers.Put(buf)
+	buf, release := spoolBuffer()
+	defer release()
 	var off int64
 	for {
 		size, done, grown, err := sp.now()
@@ -200,7 +200,7 @@ func (sp *spool) pass(ctx context.Context, w io.Writer) (held []byte, err error)
 			return held, err
 		}
 		ready := size - off - lastBytes
-		if ready <= 0 || ready < spoolBuffer/2 && !done {
+		if ready <= 0 || ready < int64(len(buf))/2 && !done {
 			select {
 			case <-grown:
 				continue
@@ -208,7 +208,7 @@ func (sp *spool) pass(ctx context.Context, w io.Writer) (held []byte, err error)
 				return nil, context.Cause(ctx)
 			}
 		}
-		n, err := sp.file.ReadAt(buf[:min(ready, spoolBuffer)], off)
+		n, err := sp.file.ReadAt(buf[:min(ready, int64(len(buf)))], off)
 		if err != nil {
 			return nil, err
 		}
@@ -259,18 +259,36 @@ const (
 	// lastBytes are held back until the archive is known to be right: without
 	// them no client takes it for whole.
 	lastBytes = 16
-	// spoolBuffer is what a slow client costs, besides its connection.
-	spoolBuffer = 8 << 10
+	// smallBuffer is what a slow client costs, besides its connection.
+	smallBuffer = 8 << 10
+	// largeBuffer is what makes few system calls. A few clients can have one, fast or not.
+	largeBuffer = 128 << 10
 )
 
-var spoolBuffers = sync.Pool{New: func() any { return new([spoolBuffer]byte) }}
+var (
+	smallBuffers = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
+	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+	largeInUse   = make(chan struct{}, 16)
+)
+
+// spoolBuffer returns a large buffer if few are in use, else a small one.
+func spoolBuffer() (buf []byte, release func()) {
+	select {
+	case largeInUse <- struct{}{}:
+		b := largeBuffers.Get().(*[largeBuffer]byte)
+		return b[:], func() { largeBuffers.Put(b); <-largeInUse }
+	default:
+		b := smallBuffers.Get().(*[smallBuffer]byte)
+		return b[:], func() { smallBuffers.Put(b) }
+	}
+}
 
 // serveSpooled sends a large archive compressed.
 func (h *Handler) serveSpooled(w http.ResponseWriter, r *http.Request, c Compression, info *Info) {
 	h.metrics.compressed.Add(1)
 	c = c.quickly()
 	sp, err := h.spools.get(spoolKey{info.StorePath, info.NarHash, c}, func(ctx context.Context, w io.Writer) error {
-		return c.through(w, func(w io.Writer) error { return h.writeNAR(ctx, w, info) })
+		return c.through(w, info.NarSize, func(w io.Writer) error { return h.writeNAR(ctx, w, info) })
 	})
 	if err != nil {
 		h.failed(w, r, err)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,6 +19,7 @@ import (
 type attempt struct {
 	s      *Scheduler
 	number int    // counted from 1
+	fetch  bool   // it is to be fetched instead
 	result Result // Derivation, Outputs, Started and Log are given
 	limits Limits
 }
@@ -28,7 +32,7 @@ func (a *attempt) make(ctx context.Context) Result {
 		r.Cause, r.Message, r.Stopped = DiskFull, err.Error(), time.Now()
 		return r
 	}
-	log, err := createLog(r.Log, a.number)
+	log, err := createLog(r.Log, a.number, a.s.live.get(r.Derivation))
 	if err != nil {
 		r.Cause, r.Message, r.Stopped = surroundings(err), err.Error(), time.Now()
 		return r
@@ -45,16 +49,27 @@ func (a *attempt) build(ctx context.Context, log *logFile, r *Result) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g := newGuard(log, a.limits, cancel)
-	err := a.s.Builder.Build(ctx, r.Derivation, a.limits, g)
+	err := a.perform(ctx, g)
 	g.stop()
 	if err == nil {
 		err = a.root(ctx, r)
 	}
 	if err == nil {
-		r.Cause = Succeeded
+		r.Cause, r.Fetched = Succeeded, a.fetch
 		return
 	}
 	a.blame(ctx, err, g, r)
+	if a.fetch && r.Cause != Cancelled && r.Cause != DaemonLost && r.Cause != DiskFull {
+		r.Cause = NotFetched
+	}
+}
+
+// perform builds or fetches.
+func (a *attempt) perform(ctx context.Context, log io.Writer) error {
+	if !a.fetch {
+		return a.s.Builder.Build(ctx, a.result.Derivation, a.limits, log)
+	}
+	return a.s.Substitutes.Fetch(ctx, slices.Sorted(maps.Values(a.result.Outputs)), log)
 }
 
 // root makes the outputs safe before anything lets go of them.

@@ -59,7 +59,7 @@ func BenchmarkScheduler(b *testing.B) {
 					b.StopTimer()
 					f := newFake(b, lines...)
 					done := 0
-					s := &Scheduler{Store: f, Builder: instant{f}, Slots: 4, Notify: func(e Event) {
+					s := &Scheduler{Store: f, Builder: instant{f}, Derivations: f.files, Slots: 4, Notify: func(e Event) {
 						if e.Kind == Finished && e.Result.Cause == Succeeded {
 							done++
 						}

@@ -15,6 +15,7 @@ const (
 	DiskFull         Cause = "disk full"
 	DaemonLost       Cause = "daemon lost"  // no connection to guix-daemon, or it broke
 	NotStarted       Cause = "not started"  // the daemon, or we, could not begin or conclude it
+	NotFetched       Cause = "not fetched"  // a substitute that was offered; it is built then
 	WrongSystem      Cause = "wrong system" // no machine here can run the builder
 	Gone             Cause = "gone"         // the derivation was collected as garbage
 	Cancelled        Cause = "cancelled"    // somebody said so, or what needs it was cancelled

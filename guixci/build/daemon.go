@@ -11,7 +11,7 @@ import (
 	"github.com/genenetwork/guixci/guixci/store"
 )
 
-// A Daemon is the [Store] and [Builder] that guix-daemon is. The zero value does for
+// A Daemon is the [Store], [Builder] and [Fetcher] that guix-daemon is. The zero value does for
 // the machine's usual daemon. Exported fields must not change after the first call.
 type Daemon struct {
 	// Pool makes the connections. Nil means one for the usual daemon.
@@ -38,11 +38,6 @@ func (d *Daemon) connections() *store.Pool {
 	return d.pool
 }
 
-// Derivation reads drv, which must be in the store of this machine.
-func (d *Daemon) Derivation(_ context.Context, drv StorePath) (*store.Derivation, error) {
-	return store.ReadDerivation(drv)
-}
-
 // ValidPaths asks the daemon which of paths are valid.
 func (d *Daemon) ValidPaths(ctx context.Context, paths []StorePath) ([]StorePath, error) {
 	valid, err := d.connections().ValidPaths(ctx, paths)
@@ -59,6 +54,27 @@ func (d *Daemon) Build(ctx context.Context, drv StorePath, limits Limits, log io
 			io.WriteString(log, e.Text) // after an error the guard has ended ctx
 		}
 	}))
+}
+
+// Substitutable asks the daemon which of paths can be fetched; Options say from where.
+func (d *Daemon) Substitutable(ctx context.Context, paths []StorePath) ([]StorePath, error) {
+	some, err := d.connections().SubstitutablePaths(ctx, paths, d.Options)
+	return some, reached(err)
+}
+
+// Fetch has the daemon fetch substitutes.
+func (d *Daemon) Fetch(ctx context.Context, paths []StorePath, log io.Writer) error {
+	for _, p := range paths {
+		err := d.connections().EnsurePath(ctx, p, d.Options, func(e store.Event) {
+			if e.Text != "" {
+				io.WriteString(log, e.Text)
+			}
+		})
+		if err != nil {
+			return reached(err)
+		}
+	}
+	return nil
 }
 
 // An unreachable is the error of a daemon that could not even be asked.

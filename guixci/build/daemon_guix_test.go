@@ -2,7 +2,6 @@ package build_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"slices"
@@ -126,21 +125,17 @@ func TestRealFailingBranch(t *testing.T) {
 	}
 }
 
-// A cancelled build is really stopped: its process writes no more.
+// A cancelled build is really stopped: its process ends.
 func TestRealCancel(t *testing.T) {
 	r := newReal(t)
-	marker := t.TempDir() + "/pid"
-	if err := os.WriteFile(marker, nil, 0o666); err != nil {
-		t.Fatal(err)
-	}
-	openUp(t, marker)
-	slow := r.add("slow", "echo $$ >"+marker+"; echo running; sleep 600; echo >$out")
+	w := newWhistle(t)
+	slow := r.add("slow", w.script()+"sleep 600; echo >$out")
 	top := r.add("top", "echo >$out", slow)
 	other := r.add("other", "echo >$out")
 	r.also = func(e build.Event) {
 		if e.Kind == build.Started && e.Derivation == slow.Derivation {
 			go func() {
-				waitFor(t, func() bool { text, err := os.ReadFile(marker); return err == nil && len(text) > 0 })
+				await(t, "the builder", w.heard)
 				r.Cancel(slow.Derivation)
 			}()
 		}
@@ -149,14 +144,7 @@ func TestRealCancel(t *testing.T) {
 	if r.results["slow"].Cause != build.Cancelled || r.results["top"].Cause != build.Cancelled || r.results["other"].Cause != build.Succeeded {
 		t.Errorf("results %+v", r.results)
 	}
-	pid, err := os.ReadFile(marker)
-	if err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, func() bool {
-		_, err := os.Stat("/proc/" + strings.TrimSpace(string(pid)))
-		return errors.Is(err, os.ErrNotExist)
-	})
+	await(t, "the builder's end", w.over)
 	valid, err := r.client.Valid(context.Background(), slow.Out())
 	if err != nil || valid {
 		t.Errorf("output of the cancelled build is valid: %v, %v", valid, err)
@@ -237,6 +225,12 @@ func openUp(t *testing.T, file string) {
 	if err := os.Chmod(file, 0o666); err != nil {
 		t.Fatal(err)
 	}
+	letThrough(t, file)
+}
+
+// letThrough lets the build users as far as the directory of a file.
+func letThrough(t *testing.T, file string) {
+	t.Helper()
 	for dir := file; len(dir) > len("/tmp"); {
 		dir = dir[:strings.LastIndexByte(dir, '/')]
 		if dir == "/tmp" || dir == "" {
@@ -245,19 +239,6 @@ func openUp(t *testing.T, file string) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// waitFor waits until something outside of this process is so.
-func waitFor(t *testing.T, so func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !so() {
-		if time.Now().After(deadline) {
-			t.Error("it did not happen")
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

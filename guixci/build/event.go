@@ -51,6 +51,7 @@ type Result struct {
 	Culprit    StorePath
 	Outputs    map[string]StorePath // by name; nil if the derivation could not be read
 	Present    bool                 // nothing had to be built
+	Fetched    bool                 // it was not built but fetched, see [Scheduler.Substitutes]
 	Remembered bool                 // not tried: it failed before, see [Scheduler.Known]
 	Attempts   int                  // how often it was tried now
 	Started    time.Time            // of the first attempt; zero if there was none
@@ -67,6 +68,7 @@ type Kind string
 const (
 	Started  Kind = "started"  // the first attempt begins; Result has Started and Log
 	Retrying Kind = "retrying" // an attempt has failed, another follows; Result says why
+	// (with [NotFetched] it is to be built, after what it needs)
 	Finished Kind = "finished" // the derivation has its Result; once for each that was to be built
 	JobDone  Kind = "job"      // and so has this Job; once for each job that was added
 )

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/genenetwork/guixci/guixci/store"
 )
@@ -18,6 +18,7 @@ import (
 type fake struct {
 	mu     sync.Mutex // guards the following
 	drvs   map[StorePath]*store.Derivation
+	files  fstest.MapFS // the same, as the scheduler reads them
 	valid  map[StorePath]bool
 	built  []string // names, in the order in which builds began
 	active int
@@ -34,7 +35,7 @@ type fake struct {
 // a need "x!doc" is that of output doc of x.
 func newFake(t testing.TB, lines ...string) *fake {
 	t.Helper()
-	f := &fake{drvs: map[StorePath]*store.Derivation{}, valid: map[StorePath]bool{}, held: map[StorePath]bool{},
+	f := &fake{drvs: map[StorePath]*store.Derivation{}, files: fstest.MapFS{}, valid: map[StorePath]bool{}, held: map[StorePath]bool{},
 		script: map[string]func(context.Context, io.Writer) error{}}
 	for _, line := range lines {
 		f.add(line)
@@ -52,22 +53,20 @@ func (f *fake) add(line string) {
 		}
 		d.Inputs = append(d.Inputs, store.Input{Derivation: drv(need), Outputs: []string{output}})
 	}
-	f.drvs[drv(name)] = d
+	f.put(name, d)
 }
 
-func path(name string) StorePath { return StorePath("/gnu/store/" + name) }
+func (f *fake) put(name string, d *store.Derivation) {
+	f.drvs[drv(name)] = d
+	f.files[drv(name).Base()] = &fstest.MapFile{Data: []byte(d.String())}
+}
+
+const prefix = "/gnu/store/00000000000000000000000000000000-"
+
+func path(name string) StorePath { return StorePath(prefix + name) }
 func drv(name string) StorePath  { return path(name + ".drv") }
 func name(p StorePath) string {
-	return strings.TrimSuffix(strings.TrimPrefix(string(p), "/gnu/store/"), ".drv")
-}
-
-func (f *fake) Derivation(_ context.Context, drv StorePath) (*store.Derivation, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if d := f.drvs[drv]; d != nil {
-		return d, nil
-	}
-	return nil, fmt.Errorf("read %s: %w", drv, fs.ErrNotExist)
+	return strings.TrimSuffix(strings.TrimPrefix(string(p), prefix), ".drv")
 }
 
 func (f *fake) ValidPaths(_ context.Context, paths []StorePath) (valid []StorePath, err error) {
@@ -174,7 +173,7 @@ func (o *observer) notify(e Event) {
 // scheduler makes one for f that is observed.
 func scheduler(f *fake) (*Scheduler, *observer) {
 	o := &observer{results: map[string]Result{}, jobs: map[string][]Result{}}
-	return &Scheduler{Store: f, Builder: f, Notify: o.notify}, o
+	return &Scheduler{Store: f, Builder: f, Derivations: f.files, Notify: o.notify}, o
 }
 
 // runJobs adds a job for each name, and builds.

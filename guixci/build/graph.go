@@ -12,7 +12,7 @@ func (r *run) enter(p *plan) {
 			r.report(pj.job, *pj.result)
 			continue
 		}
-		n := r.nodes[pj.item.drv]
+		n := pj.item.node
 		n.limits = pj.job.Limits.or(n.limits)
 		if pj.job.Priority < n.priority {
 			n.priority = pj.job.Priority
@@ -23,12 +23,13 @@ func (r *run) enter(p *plan) {
 		waiting = append(waiting, pj.job)
 	}
 	r.rank(fresh)
+	r.expand(p.expanded)
 	for _, j := range waiting {
 		r.attach(r.nodes[j.Derivation], j)
 	}
 	for _, n := range fresh {
-		if n.item.failure != nil {
-			r.settle(n, *n.item.failure)
+		if n.failure != nil {
+			r.settle(n, *n.failure)
 		}
 	}
 	r.withdrawLate()
@@ -38,30 +39,61 @@ func (r *run) enter(p *plan) {
 func (r *run) grow(items []*item) []*node {
 	fresh := make([]*node, 0, len(items))
 	for _, it := range items {
-		n := &node{item: it, priority: maxPriority, index: -1, fresh: true, number: r.count}
+		n := &node{item: it, fetch: it.fetch, failure: it.failure, priority: maxPriority, index: -1, fresh: true, number: r.count}
+		it.node = n
 		r.count++
 		r.nodes[it.drv] = n
 		fresh = append(fresh, n)
 	}
 	for _, n := range fresh {
-		r.link(n)
+		n.link(n.item.needs)
 	}
 	return fresh
 }
 
-func (r *run) link(n *node) {
-	for _, in := range n.item.inputs {
-		d := r.nodes[in.item.drv]
-		if d == nil || !in.item.lacks(in.outputs) {
-			continue
-		}
+// link notes that n needs what some items stand for.
+func (n *node) link(needs []*item) {
+	for _, it := range needs {
+		d := it.node
 		n.needs = append(n.needs, d)
 		d.neededBy = append(d.neededBy, n)
 		if !d.succeeded() {
 			n.waiting++
 		}
 	}
-	n.item.inputs = nil
+}
+
+// expand has nodes built of which it was not known before what they need.
+func (r *run) expand(expanded []expansion) {
+	for _, x := range expanded {
+		n := x.item.node
+		n.expanding = false
+		n.link(x.needs)
+		r.urge(n)
+		switch {
+		case n.active() && x.result != nil:
+			r.settle(n, *x.result)
+		case n.active():
+			r.wantNeeds(n)
+		}
+	}
+}
+
+// wantNeeds has an active node want what it has just been linked with.
+func (r *run) wantNeeds(n *node) {
+	var broken *node
+	for _, d := range n.needs {
+		switch {
+		case d.result == nil || d.result.Cause == Cancelled:
+			r.want(d)
+		case d.result.Cause != Succeeded:
+			broken = d
+		}
+	}
+	if broken != nil {
+		r.settle(n, follow(n, broken.result))
+	}
+	r.offer(n)
 }
 
 // rank finds how urgent the fresh nodes are, each after all that need it,
@@ -153,7 +185,7 @@ func (r *run) want(n *node) {
 
 // offer makes n ready to be built if nothing is in the way.
 func (r *run) offer(n *node) {
-	if n.active() && n.waiting == 0 && n.stop == nil {
+	if n.active() && n.waiting == 0 && n.stop == nil && !n.expanding {
 		r.ready.add(n)
 	}
 }
@@ -213,9 +245,10 @@ func (r *run) close(n *node, result Result) {
 // tell gives n its result and notifies of it and of the jobs that waited for it.
 func (r *run) tell(n *node, result Result) {
 	concerns := n.active() || n.attempts > 0
-	result.Derivation, result.Outputs = n.item.drv, n.item.outputMap()
+	result.Derivation, result.Outputs = n.item.drv, outputMap(n.item.outputs)
 	if n.attempts > 0 {
 		result.Started, result.Log = n.first.Started, n.first.Log
+		r.s.live.end(n.item.drv)
 	}
 	n.result = &result
 	if concerns {

@@ -60,6 +60,7 @@ const flushEvery = 200 * time.Millisecond
 type logFile struct {
 	name string
 	file *os.File
+	live *liveLog // told of what readers can see
 
 	mu    sync.Mutex // guards the following
 	w     *bufio.Writer
@@ -68,7 +69,7 @@ type logFile struct {
 }
 
 // createLog makes the log file, or goes on with it after an earlier attempt.
-func createLog(name string, attempt int) (*logFile, error) {
+func createLog(name string, attempt int, live *liveLog) (*logFile, error) {
 	if name == "" {
 		return &logFile{}, nil
 	}
@@ -79,7 +80,7 @@ func createLog(name string, attempt int) (*logFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create log: %w", err)
 	}
-	l := &logFile{name: name, file: f, w: bufio.NewWriterSize(f, 32<<10)}
+	l := &logFile{name: name, file: f, live: live, w: bufio.NewWriterSize(f, 32<<10)}
 	if attempt > 1 {
 		if err := l.goOn(attempt); err != nil {
 			return nil, errors.Join(err, f.Close())
@@ -132,6 +133,7 @@ func (l *logFile) sync() {
 	if err := l.w.Flush(); err != nil && l.err == nil {
 		l.err = err
 	}
+	l.live.grown()
 }
 
 // Close completes the log and compresses it.
@@ -146,10 +148,11 @@ func (l *logFile) Close() error {
 	err := errors.Join(l.err, l.w.Flush(), l.file.Close())
 	l.err = fs.ErrClosed
 	l.mu.Unlock()
-	if err != nil {
-		return err
+	if err == nil {
+		err = compress(l.name)
 	}
-	return compress(l.name)
+	l.live.grown()
+	return err
 }
 
 // compressors are reused: each has a table of a megabyte.

@@ -5,9 +5,11 @@ import "container/heap"
 // A node is a derivation that is, or was, to be built. All nodes belong to the
 // goroutine of Run.
 type node struct {
-	item   *item
-	limits Limits
-	jobs   []Job // that wait for it
+	item    *item
+	limits  Limits
+	fetch   bool    // is to be fetched, not built
+	failure *Result // why it is not to be tried
+	jobs    []Job   // that wait for it
 
 	needs    []*node // derivations it needs that were missing when it was planned
 	neededBy []*node
@@ -21,11 +23,13 @@ type node struct {
 	number   int // order of arrival
 	index    int // in the queue, -1 if not there
 
-	attempts int
-	first    Result // Started and Log of the first attempt
-	stop     func() // ends the attempt under way; nil if there is none
-	stopping bool   // it was cancelled, or is of no more use
-	result   *Result
+	attempts  int
+	base      int    // how many of them were of no account: before it was to be built after all
+	expanding bool   // the planner is finding out what it needs
+	first     Result // Started and Log of the first attempt
+	stop      func() // ends the attempt under way; nil if there is none
+	stopping  bool   // it was cancelled, or is of no more use
+	result    *Result
 }
 
 // active reports whether somebody still wants n.
@@ -43,7 +47,7 @@ func (n *node) halt() {
 
 // revive takes back that n was cancelled: somebody wants it after all.
 func (n *node) revive() {
-	n.result, n.stopping, n.attempts, n.wants, n.waiting = nil, false, 0, 0, 0
+	n.result, n.stopping, n.attempts, n.base, n.wants, n.waiting = nil, false, 0, 0, 0, 0
 	for _, d := range n.needs {
 		if !d.succeeded() {
 			n.waiting++

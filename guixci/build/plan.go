@@ -5,61 +5,53 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/substitute"
 )
 
-// An item is what the planner keeps of a derivation.
+// An item is a derivation that is missing, as the planner hands it to the run:
+// it must not change afterwards, other than in node.
 type item struct {
 	drv     StorePath
-	outputs []output
-	inputs  []input
-	missing bool    // is to be built; a node of it exists or is on its way
+	outputs []store.Output
+	needs   []*item // that are missing too; none if there is a failure, or it can be fetched
 	failure *Result // it cannot be read, or is known to fail
+	fetch   bool    // its outputs can be fetched
+
+	node *node // belongs to the run; nil until the plan has arrived there
 }
 
-type output struct {
-	name  string
-	path  StorePath
-	valid bool
-}
-
-type input struct {
-	item    *item
-	outputs []string
-}
-
-// lacks reports whether one of the named outputs is missing; no names means all.
-func (it *item) lacks(names []string) bool {
-	if it.failure != nil {
-		return true
-	}
-	for _, o := range it.outputs {
-		if !o.valid && (len(names) == 0 || slices.Contains(names, o.name)) {
-			return true
-		}
-	}
-	return false
-}
-
-func (it *item) outputMap() map[string]StorePath {
-	if it.outputs == nil {
+func outputMap(outputs []store.Output) map[string]StorePath {
+	if outputs == nil {
 		return nil
 	}
-	m := make(map[string]StorePath, len(it.outputs))
-	for _, o := range it.outputs {
-		m[o.name] = o.path
+	m := make(map[string]StorePath, len(outputs))
+	for _, o := range outputs {
+		m[o.Name] = o.Path
 	}
 	return m
 }
 
+// A request is what the planner is to find out about.
+type request struct {
+	jobs   []Job
+	expand []*item // that are to be built although there was a reason not to
+}
+
 // A plan says what some jobs need.
 type plan struct {
-	items []*item // missing, and not in an earlier plan; each after one that needs it
-	jobs  []planned
+	items    []*item // missing, and not in an earlier plan
+	expanded []expansion
+	jobs     []planned
+}
+
+// An expansion says what an item of an earlier plan needs after all.
+type expansion struct {
+	item   *item
+	needs  []*item
+	result *Result // that could not be found out
 }
 
 // A planned job has a result already unless it has to wait for a node.
@@ -69,29 +61,49 @@ type planned struct {
 	result *Result
 }
 
-// A planner finds out what is missing. It looks at the jobs' own derivations, then
-// at what the missing ones among them need, and so on, each time asking the
-// store about all at once. It belongs to one goroutine.
+// A planner finds out what is missing. It belongs to one goroutine.
 type planner struct {
-	s     *Scheduler
-	items map[StorePath]*item
+	s        *Scheduler
+	graph    *store.Graph
+	plan     *store.Plan
+	items    map[store.ID]*item
+	failures map[store.ID]*Result // of what was pruned for that
+	fetch    map[store.ID]bool    // what was pruned because it can be fetched
+}
+
+func (s *Scheduler) newPlanner() *planner {
+	p := &planner{s: s, graph: &store.Graph{Store: s.Derivations}, items: map[store.ID]*item{},
+		failures: map[store.ID]*Result{}, fetch: map[store.ID]bool{}}
+	p.plan = p.graph.NewPlan(holder{s.Store})
+	p.plan.Prune = p.prune
+	return p
+}
+
+// A holder holds what it is asked about before it answers, so that the answer stays true.
+type holder struct{ Store }
+
+func (h holder) ValidPaths(ctx context.Context, paths []StorePath) ([]StorePath, error) {
+	if err := h.Hold(ctx, paths); err != nil {
+		return nil, fmt.Errorf("hold store items: %w", err)
+	}
+	return h.Store.ValidPaths(ctx, paths)
 }
 
 // planAtOnce bounds the jobs of one plan, so that building begins before all is known.
 const planAtOnce = 2000
 
-// plan finds out what jobs need. If the store does not answer it asks again,
+// make finds out what is asked. If the store does not answer it asks again,
 // as often as builds are tried; after that the jobs have failed for want of a daemon.
-func (p *planner) plan(ctx context.Context, jobs []Job) *plan {
+func (p *planner) make(ctx context.Context, q request) *plan {
 	for attempt := 1; ; attempt++ {
-		made, err := p.try(ctx, jobs)
+		made, err := p.try(ctx, q)
 		if err == nil {
 			return made
 		}
 		if attempt >= p.s.attempts() || ctx.Err() != nil {
-			return abandoned(ctx, jobs, err, attempt)
+			return abandoned(ctx, q, err, attempt)
 		}
-		p.s.logger().Warn("plan builds: trying again", "jobs", len(jobs), "error", err)
+		p.s.logger().Warn("plan builds: trying again", "jobs", len(q.jobs), "error", err)
 		pause(ctx, p.s.backoff(attempt))
 	}
 }
@@ -107,188 +119,203 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // abandoned is the plan of jobs about which nothing could be found out.
-func abandoned(ctx context.Context, jobs []Job, err error, attempts int) *plan {
-	made := &plan{}
-	for _, j := range jobs {
-		r := cancelled(j.Derivation, "")
+func abandoned(ctx context.Context, q request, err error, attempts int) *plan {
+	verdict := func(drv StorePath) *Result {
+		r := cancelled(drv, "")
 		if ctx.Err() == nil {
 			r.Cause, r.Message, r.Attempts = surroundings(err), err.Error(), attempts
 		}
-		made.jobs = append(made.jobs, planned{job: j, result: &r})
+		return &r
+	}
+	made := &plan{}
+	for _, j := range q.jobs {
+		made.jobs = append(made.jobs, planned{job: j, result: verdict(j.Derivation)})
+	}
+	for _, it := range q.expand {
+		made.expanded = append(made.expanded, expansion{item: it, result: verdict(it.drv)})
 	}
 	return made
 }
 
-// try makes a plan. Until it has succeeded nothing is marked as missing,
-// so that it can be repeated.
-func (p *planner) try(ctx context.Context, jobs []Job) (*plan, error) {
-	var level []input
-	for _, j := range jobs {
-		level = append(level, input{item: p.item(j.Derivation)})
-	}
+// try makes a plan. After an error it can be repeated.
+func (p *planner) try(ctx context.Context, q request) (*plan, error) {
 	made := &plan{}
-	found := map[*item]bool{}
-	for len(level) > 0 {
-		missing, err := p.missing(ctx, level, found)
-		if err != nil {
-			return nil, err
-		}
-		made.items = append(made.items, missing...)
-		level = nil
-		for _, it := range missing {
-			level = append(level, it.inputs...)
-		}
-	}
-	if err := p.planJobs(ctx, made, jobs, found); err != nil {
-		return nil, err
-	}
-	for _, it := range made.items {
-		it.missing = true
-	}
-	return made, nil
-}
-
-func (p *planner) item(drv StorePath) *item {
-	it := p.items[drv]
-	if it == nil {
-		it = &item{drv: drv}
-		p.items[drv] = it
-	}
-	return it
-}
-
-// missing returns those of the level that have to be built and are not in a plan yet.
-func (p *planner) missing(ctx context.Context, level []input, found map[*item]bool) ([]*item, error) {
-	if err := p.learn(ctx, level); err != nil {
-		return nil, err
-	}
-	var missing []*item
-	for _, in := range level {
-		if it := in.item; !it.missing && !found[it] && it.lacks(in.outputs) {
-			found[it] = true
-			missing = append(missing, it)
-		}
-	}
-	return missing, p.recall(ctx, missing)
-}
-
-// learn reads the derivations that are new and asks which of their outputs are valid.
-// They are held before that, so that the answer stays true.
-func (p *planner) learn(ctx context.Context, level []input) error {
-	var fresh []*item
-	var hold, ask []StorePath
-	read := map[*item]bool{}
-	for _, in := range level {
-		it := in.item
-		if it.outputs != nil || it.failure != nil || read[it] {
+	var drvs []StorePath
+	for _, j := range q.jobs {
+		if path, err := substitute.ParseStorePath(string(j.Derivation)); err != nil || !path.IsDerivation() {
+			made.jobs = append(made.jobs, planned{job: j, result: unreadable(j.Derivation, errors.New("this is not a derivation in the store"))})
 			continue
 		}
-		read[it] = true
-		d, err := p.s.Store.Derivation(ctx, it.drv)
+		drvs = append(drvs, j.Derivation)
+	}
+	if err := p.s.Store.Hold(ctx, drvs); err != nil {
+		return nil, fmt.Errorf("plan builds: hold derivations: %w", err)
+	}
+	fresh, err := p.plan.Add(ctx, drvs...)
+	if err != nil {
+		return nil, fmt.Errorf("plan builds: %w", err)
+	}
+	p.enter(made, fresh)
+	if err := p.expand(ctx, made, q.expand); err != nil {
+		return nil, fmt.Errorf("plan builds: %w", err)
+	}
+	return made, p.planJobs(ctx, made, q.jobs)
+}
+
+// enter makes items of what is new in the store's plan.
+func (p *planner) enter(made *plan, fresh []store.ID) {
+	for _, id := range fresh {
+		p.items[id] = &item{drv: p.graph.Derivation(id), outputs: p.graph.Outputs(id),
+			failure: p.failures[id], fetch: p.fetch[id]}
+	}
+	for _, id := range fresh {
+		p.items[id].needs = p.needs(id)
+		made.items = append(made.items, p.items[id])
+	}
+}
+
+func (p *planner) needs(id store.ID) (needs []*item) {
+	for in := range p.plan.Inputs(id) {
+		needs = append(needs, p.items[in])
+	}
+	return needs
+}
+
+// expand finds out what items need that were planned without.
+func (p *planner) expand(ctx context.Context, made *plan, items []*item) error {
+	for _, it := range items {
+		id, _ := p.graph.Lookup(it.drv)
+		fresh, err := p.plan.Expand(ctx, id)
 		if err != nil {
-			if it.failure = unreadable(it.drv, err); it.failure == nil {
-				return fmt.Errorf("plan builds: %w", err)
+			return err
+		}
+		p.enter(made, fresh)
+		made.expanded = append(made.expanded, expansion{item: it, needs: p.needs(id)})
+	}
+	return nil
+}
+
+// planJobs tells jobs whose outputs are there from those that must wait.
+func (p *planner) planJobs(ctx context.Context, made *plan, jobs []Job) error {
+	for _, j := range jobs {
+		id, ok := p.graph.Lookup(j.Derivation)
+		if !ok {
+			continue // not a derivation
+		}
+		if p.plan.Contains(id) {
+			made.jobs = append(made.jobs, planned{job: j, item: p.items[id]})
+			continue
+		}
+		r := Result{Derivation: j.Derivation, Cause: Succeeded, Present: true,
+			Outputs: outputMap(p.graph.Outputs(id)), Stopped: time.Now()}
+		if p.s.Root != nil {
+			if err := p.s.Root(ctx, r); err != nil {
+				return fmt.Errorf("plan builds: root outputs of %s: %w", j.Derivation, err)
 			}
-			continue
 		}
-		fresh = append(fresh, p.compact(it.drv, d))
-		hold = append(hold, it.drv)
-		for _, o := range d.Outputs {
+		made.jobs = append(made.jobs, planned{job: j, result: &r})
+	}
+	return nil
+}
+
+// prune says of which missing derivations it is of no use to know what they need: they
+// cannot be read, are known to fail, or can be fetched.
+func (p *planner) prune(ctx context.Context, missing []store.ID) (pruned []store.ID, err error) {
+	var rest []store.ID
+	for _, id := range missing {
+		if problem := p.graph.Problem(id); problem != nil {
+			p.failures[id] = unreadable(p.graph.Derivation(id), problem)
+			pruned = append(pruned, id)
+		} else {
+			rest = append(rest, id)
+		}
+	}
+	if err := p.recall(ctx, rest); err != nil {
+		return nil, err
+	}
+	if err := p.shop(ctx, rest); err != nil {
+		return nil, err
+	}
+	for _, id := range rest {
+		if p.failures[id] != nil || p.fetch[id] {
+			pruned = append(pruned, id)
+		}
+	}
+	return pruned, nil
+}
+
+// unreadable is the result of a derivation that is not there or is not one.
+func unreadable(drv StorePath, err error) *Result {
+	cause := surroundings(err)
+	if errors.Is(err, substitute.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		cause = Gone
+	}
+	return &Result{Derivation: drv, Cause: cause, Message: err.Error(), Stopped: time.Now()}
+}
+
+// recall takes known failures for granted.
+func (p *planner) recall(ctx context.Context, missing []store.ID) error {
+	if p.s.Known == nil || len(missing) == 0 {
+		return nil
+	}
+	drvs := make([]StorePath, len(missing))
+	for i, id := range missing {
+		drvs[i] = p.graph.Derivation(id)
+	}
+	known, err := p.s.Known(ctx, drvs)
+	if err != nil {
+		return fmt.Errorf("recall failures: %w", err)
+	}
+	for _, id := range missing {
+		if r, ok := known[p.graph.Derivation(id)]; ok {
+			r.Derivation, r.Remembered, r.Outputs = p.graph.Derivation(id), true, outputMap(p.graph.Outputs(id))
+			p.failures[id] = &r
+		}
+	}
+	return nil
+}
+
+// shop asks what need not be built because somebody else has all its outputs. That one
+// cannot ask is no reason not to build.
+func (p *planner) shop(ctx context.Context, missing []store.ID) error {
+	if p.s.Substitutes == nil {
+		return nil
+	}
+	var ask []StorePath
+	for _, id := range missing {
+		for _, o := range p.graph.Outputs(id) {
 			ask = append(ask, o.Path)
 		}
 	}
 	if len(ask) == 0 {
 		return nil
 	}
-	if err := p.s.Store.Hold(ctx, append(hold, ask...)); err != nil {
-		return fmt.Errorf("plan builds: hold store items: %w", err)
+	offered, err := p.s.Substitutes.Substitutable(ctx, ask)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	} else if err != nil {
+		p.s.logger().Warn("ask for substitutes: building instead", "outputs", len(ask), "error", err)
+		return nil
 	}
-	valid, err := p.s.Store.ValidPaths(ctx, ask)
-	if err != nil {
-		return fmt.Errorf("plan builds: %w", err)
-	}
-	p.enter(fresh, valid)
-	return nil
-}
-
-// compact takes from a derivation what is needed: a whole one with its
-// environment is some kilobytes, and there may be 100,000.
-func (p *planner) compact(drv StorePath, d *store.Derivation) *item {
-	it := &item{drv: drv, outputs: make([]output, len(d.Outputs)), inputs: make([]input, len(d.Inputs))}
-	for i, o := range d.Outputs {
-		it.outputs[i] = output{name: o.Name, path: o.Path}
-	}
-	for i, in := range d.Inputs {
-		it.inputs[i] = input{item: p.item(in.Derivation), outputs: in.Outputs}
-	}
-	return it
-}
-
-// enter completes the known items with what was learnt of them.
-func (p *planner) enter(fresh []*item, valid []StorePath) {
-	is := make(map[StorePath]bool, len(valid))
-	for _, path := range valid {
+	is := make(map[StorePath]bool, len(offered))
+	for _, path := range offered {
 		is[path] = true
 	}
-	for _, it := range fresh {
-		for i := range it.outputs {
-			it.outputs[i].valid = is[it.outputs[i].path]
-		}
-		known := p.item(it.drv)
-		known.outputs, known.inputs = it.outputs, it.inputs
-	}
-}
-
-// unreadable is the result of a derivation that is not there or is not one;
-// nil if it is the daemon that cannot be asked.
-func unreadable(drv StorePath, err error) *Result {
-	cause := surroundings(err)
-	switch {
-	case errors.Is(err, substitute.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		cause = Gone
-	case cause == DaemonLost, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return nil
-	}
-	return &Result{Derivation: drv, Cause: cause, Message: err.Error(), Stopped: time.Now()}
-}
-
-// recall takes known failures for granted; what they need is not looked at.
-func (p *planner) recall(ctx context.Context, missing []*item) error {
-	if p.s.Known == nil || len(missing) == 0 {
-		return nil
-	}
-	drvs := make([]StorePath, len(missing))
-	for i, it := range missing {
-		drvs[i] = it.drv
-	}
-	known, err := p.s.Known(ctx, drvs)
-	if err != nil {
-		return fmt.Errorf("plan builds: recall failures: %w", err)
-	}
-	for _, it := range missing {
-		if r, ok := known[it.drv]; ok && it.failure == nil {
-			r.Derivation, r.Remembered, r.Outputs = it.drv, true, it.outputMap()
-			it.failure, it.inputs = &r, nil
+	for _, id := range missing {
+		if p.failures[id] == nil && p.offered(id, is) {
+			p.fetch[id] = true
 		}
 	}
 	return nil
 }
 
-// planJobs tells jobs whose outputs are there from those that must wait.
-func (p *planner) planJobs(ctx context.Context, made *plan, jobs []Job, found map[*item]bool) error {
-	for _, j := range jobs {
-		it := p.items[j.Derivation]
-		if it.missing || found[it] {
-			made.jobs = append(made.jobs, planned{job: j, item: it})
-			continue
+// offered reports whether all outputs of a derivation can be fetched, and may.
+func (p *planner) offered(id store.ID, is map[StorePath]bool) bool {
+	for _, o := range p.graph.Outputs(id) {
+		if !is[o.Path] {
+			return false
 		}
-		r := Result{Derivation: it.drv, Cause: Succeeded, Present: true, Outputs: it.outputMap(), Stopped: time.Now()}
-		if p.s.Root != nil {
-			if err := p.s.Root(ctx, r); err != nil {
-				return fmt.Errorf("plan builds: root outputs of %s: %w", it.drv, err)
-			}
-		}
-		made.jobs = append(made.jobs, planned{job: j, item: it, result: &r})
 	}
-	return nil
+	d, err := p.graph.Read(id)
+	return err == nil && d.Substitutable()
 }

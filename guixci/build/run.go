@@ -24,6 +24,7 @@ type run struct {
 
 	planning bool        // the planner is at work
 	backlog  []Job       // waits for it
+	again    []*item     // and so do these, which are to be expanded
 	open     int         // active nodes
 	running  int         // attempts under way
 	waiting  []delayed   // nodes that are tried again later
@@ -55,9 +56,10 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		timer:    time.NewTimer(0),
 	}
 	defer r.timer.Stop()
+	defer s.live.endAll()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	requests := make(chan []Job)
+	requests := make(chan request)
 	var planner sync.WaitGroup
 	planner.Go(func() { s.planAll(ctx, requests, r.plans) })
 	defer planner.Wait()
@@ -71,15 +73,15 @@ func (s *Scheduler) Run(ctx context.Context) error {
 }
 
 // planAll makes plans on request until there are no more requests.
-func (s *Scheduler) planAll(ctx context.Context, requests <-chan []Job, plans chan<- *plan) {
-	p := &planner{s: s, items: map[StorePath]*item{}}
-	for jobs := range requests {
-		plans <- p.plan(ctx, jobs)
+func (s *Scheduler) planAll(ctx context.Context, requests <-chan request, plans chan<- *plan) {
+	p := s.newPlanner()
+	for q := range requests {
+		plans <- p.make(ctx, q)
 	}
 }
 
 // loop reacts to whatever happens next.
-func (r *run) loop(ctx context.Context, requests chan<- []Job) error {
+func (r *run) loop(ctx context.Context, requests chan<- request) error {
 	for {
 		r.dispatch(ctx)
 		next := r.request(requests)
@@ -95,7 +97,7 @@ func (r *run) loop(ctx context.Context, requests chan<- []Job) error {
 		case <-r.s.wake:
 			r.hear()
 		case next <- r.portion():
-			r.backlog = r.backlog[len(r.portion()):]
+			r.backlog, r.again = r.backlog[len(r.portion().jobs):], nil
 			r.planning = true
 		case made := <-r.plans:
 			r.planning = false
@@ -112,25 +114,30 @@ func (r *run) loop(ctx context.Context, requests chan<- []Job) error {
 
 // idle reports whether nothing can happen any more unless somebody adds a job.
 func (r *run) idle() bool {
-	return !r.planning && len(r.backlog) == 0 && r.running == 0 && len(r.waiting) == 0 && len(r.ready) == 0
+	return !r.planning && len(r.backlog) == 0 && len(r.again) == 0 && r.running == 0 && len(r.waiting) == 0 && len(r.ready) == 0
 }
 
 // request returns where to send the next portion of jobs; nil if there is none.
-func (r *run) request(requests chan<- []Job) chan<- []Job {
-	if r.planning || len(r.backlog) == 0 {
+func (r *run) request(requests chan<- request) chan<- request {
+	if r.planning || len(r.backlog) == 0 && len(r.again) == 0 {
 		return nil
 	}
 	return requests
 }
 
-func (r *run) portion() []Job { return r.backlog[:min(len(r.backlog), planAtOnce)] }
+func (r *run) portion() request {
+	return request{r.backlog[:min(len(r.backlog), planAtOnce)], r.again}
+}
 
 // hear reads the inbox.
 func (r *run) hear() {
-	jobs, cancel, sealed := r.s.take()
-	r.backlog = append(r.backlog, jobs...)
-	r.sealed = sealed
-	for _, drv := range cancel {
+	heard := r.s.take()
+	r.sealed = heard.sealed
+	for _, drv := range heard.retry {
+		r.retry(drv)
+	}
+	r.backlog = append(r.backlog, heard.added...)
+	for _, drv := range heard.cancel {
 		r.withdraw(drv)
 	}
 }
@@ -149,10 +156,11 @@ func (r *run) start(ctx context.Context, n *node) {
 	n.stop = cancel
 	r.running++
 	if n.attempts == 1 {
-		n.first = Result{Derivation: n.item.drv, Outputs: n.item.outputMap(), Started: time.Now(), Log: logName(r.s.Logs, n.item.drv)}
+		n.first = Result{Derivation: n.item.drv, Outputs: outputMap(n.item.outputs), Started: time.Now(), Log: logName(r.s.Logs, n.item.drv)}
+		r.s.live.begin(n.item.drv)
 		r.notify(Event{Kind: Started, Derivation: n.item.drv, Result: n.first})
 	}
-	a := attempt{s: r.s, number: n.attempts, result: n.first, limits: n.limits.or(r.s.Limits).or(defaultLimits)}
+	a := attempt{s: r.s, number: n.attempts, fetch: n.fetch, result: n.first, limits: n.limits.or(r.s.Limits).or(defaultLimits)}
 	go func() {
 		defer cancel()
 		r.outcomes <- outcome{n, a.make(ctx)}
@@ -174,14 +182,25 @@ func (r *run) conclude(o outcome) {
 	if n.stopping && o.result.Cause != Succeeded {
 		o.result.Cause, o.result.Message = Cancelled, ""
 	}
-	if o.result.Cause.Machinery() && n.attempts < r.s.attempts() && n.active() {
+	retry := o.result.Cause.Machinery() && n.attempts-n.base < r.s.attempts()
+	if n.active() && (retry || n.fetch && o.result.Cause != Succeeded && o.result.Cause != Cancelled) {
 		r.s.logger().Warn("build: trying again", "derivation", n.item.drv, "cause", o.result.Cause, "message", o.result.Message)
 		r.notify(Event{Kind: Retrying, Derivation: n.item.drv, Result: o.result})
-		r.delay(n, r.s.backoff(n.attempts))
+		if retry {
+			r.delay(n, r.s.backoff(n.attempts-n.base))
+		} else {
+			r.plan(n)
+		}
 		return
 	}
 	n.stopping = false
 	r.settle(n, o.result)
+}
+
+// plan has the planner find out what n needs after all.
+func (r *run) plan(n *node) {
+	n.fetch, n.failure, n.base, n.expanding = false, nil, n.attempts, true
+	r.again = append(r.again, n.item)
 }
 
 // delay has n tried again after d.
@@ -224,8 +243,7 @@ func (r *run) abort() {
 	if r.planning {
 		r.enter(<-r.plans)
 	}
-	jobs, _, _ := r.s.take()
-	for _, j := range append(r.backlog, jobs...) {
+	for _, j := range append(r.backlog, r.s.take().added...) {
 		r.report(j, cancelled(j.Derivation, ""))
 	}
 	for _, n := range slices.SortedFunc(maps.Values(r.nodes), func(a, b *node) int { return a.number - b.number }) {

@@ -3,19 +3,15 @@ package build
 import (
 	"context"
 	"io"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/genenetwork/guixci/guixci/store"
 )
 
 // A Store answers what must be known before building. Its methods may be
 // called concurrently. [Daemon] is one.
 type Store interface {
-	// Derivation reads a derivation. If it is not in the store the error
-	// wraps [substitute.ErrNotFound] or fs.ErrNotExist.
-	Derivation(ctx context.Context, drv StorePath) (*store.Derivation, error)
 	// ValidPaths returns those of paths that are in the store.
 	ValidPaths(ctx context.Context, paths []StorePath) ([]StorePath, error)
 	// Hold keeps paths, which need not exist yet, from being collected as
@@ -34,16 +30,32 @@ type Builder interface {
 	Build(ctx context.Context, drv StorePath, limits Limits, log io.Writer) error
 }
 
+// A Fetcher gets from substitute servers what somebody else has built. It is called
+// concurrently, once for each slot. [Daemon] is one.
+type Fetcher interface {
+	// Substitutable returns those of paths that can be fetched.
+	Substitutable(ctx context.Context, paths []StorePath) ([]StorePath, error)
+	// Fetch makes paths valid, and what they refer to. It writes what is said meanwhile
+	// to log. Errors are as for [Builder.Build].
+	Fetch(ctx context.Context, paths []StorePath, log io.Writer) error
+}
+
 // A Scheduler builds what its jobs want. Its exported fields may be changed
 // until the first method call. It serves for one Run: what it has found to be
 // built or broken it does not ask about again.
 type Scheduler struct {
 	Store   Store   // required
 	Builder Builder // required
+	// Derivations has the derivations, by name without directory. Nil means /gnu/store.
+	Derivations fs.FS
+	// Substitutes is asked first whether what is missing can be fetched; what it needs
+	// to be built is then not looked at. What was found but cannot be fetched after all is
+	// built. Nil builds everything.
+	Substitutes Fetcher
 	// Slots is how many derivations are built at the same time. 0 means 1.
 	Slots int
-	// Logs is the directory for log files, made if need be.
-	// Empty keeps none, only the telling lines.
+	// Logs is the directory for log files, made if need be; see [OpenLog] and
+	// [Scheduler.Follow]. Empty keeps none, only the telling lines.
 	Logs string
 	// Limits are for builds whose job does not say otherwise.
 	Limits Limits
@@ -69,10 +81,17 @@ type Scheduler struct {
 
 	once sync.Once
 	wake chan struct{} // holds a token when there is something in the inbox
+	live liveLogs
 
-	mu     sync.Mutex // guards the inbox
+	mu    sync.Mutex // guards inbox
+	inbox inbox
+}
+
+// An inbox is what Run has not heard of yet.
+type inbox struct {
 	added  []Job
 	cancel []StorePath
+	retry  []StorePath
 	sealed bool
 }
 
@@ -84,12 +103,12 @@ func (s *Scheduler) init() {
 // anywhere, before and during Run. What is added after [Scheduler.Seal] is
 // still built if Run has not ended by then, so callers seal when they have added all.
 func (s *Scheduler) Add(jobs ...Job) {
-	s.put(func() { s.added = append(s.added, jobs...) })
+	s.put(func() { s.inbox.added = append(s.inbox.added, jobs...) })
 }
 
 // Seal says that all jobs have been added: Run ends when they are done.
 func (s *Scheduler) Seal() {
-	s.put(func() { s.sealed = true })
+	s.put(func() { s.inbox.sealed = true })
 }
 
 // Cancel stops the builds of derivations, or sees to it that they do not
@@ -97,7 +116,18 @@ func (s *Scheduler) Seal() {
 // that need it. What only they needed is stopped as well. What has ended stays as it is, and
 // a derivation nobody has asked for is ignored.
 func (s *Scheduler) Cancel(drvs ...StorePath) {
-	s.put(func() { s.cancel = append(s.cancel, drvs...) })
+	s.put(func() { s.inbox.cancel = append(s.inbox.cancel, drvs...) })
+}
+
+// Retry forgets that derivations failed, and what became of others on their account, so that
+// they are tried when a job that is added from then on wants them. What has not failed stays
+// as it is. To retry one build add its job again; to retry it and all that depends on it,
+// also the jobs whose Result named it as Culprit.
+//
+// What [Scheduler.Known] knows is forgotten for this Run only; for later ones it is up to
+// whoever remembers.
+func (s *Scheduler) Retry(drvs ...StorePath) {
+	s.put(func() { s.inbox.retry = append(s.inbox.retry, drvs...) })
 }
 
 // put changes the inbox and wakes Run up.
@@ -113,12 +143,12 @@ func (s *Scheduler) put(change func()) {
 }
 
 // take empties the inbox.
-func (s *Scheduler) take() (jobs []Job, cancel []StorePath, sealed bool) {
+func (s *Scheduler) take() inbox {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	jobs, cancel, sealed = s.added, s.cancel, s.sealed
-	s.added, s.cancel = nil, nil
-	return jobs, cancel, sealed
+	taken := s.inbox
+	s.inbox = inbox{sealed: taken.sealed}
+	return taken
 }
 
 func (s *Scheduler) slots() int { return max(1, s.Slots) }

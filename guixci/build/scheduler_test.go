@@ -147,7 +147,7 @@ func TestUrgencyOfLaterJobs(t *testing.T) {
 	f.script["first"] = func(context.Context, io.Writer) error {
 		for { // until c3 is planned
 			f.mu.Lock()
-			done := f.held[drv("c3")] && f.held[drv("c2")]
+			done := f.held[path("c3")] && f.held[path("c2")]
 			f.mu.Unlock()
 			if done {
 				return nil

@@ -152,6 +152,13 @@ func (d *Derivation) Fixed() bool {
 	return len(d.Outputs) == 1 && d.Outputs[0].Hash != ""
 }
 
+// Substitutable reports whether the outputs may be fetched instead of built: not
+// those of a derivation made with #:substitutable? #f.
+func (d *Derivation) Substitutable() bool {
+	allowed, ok := d.Getenv("allowSubstitutes")
+	return !ok || allowed == "1"
+}
+
 // Getenv returns the value of a variable of the builder's environment.
 func (d *Derivation) Getenv(name string) (value string, ok bool) {
 	for _, v := range d.Env {

@@ -14,18 +14,26 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A loader reads derivations side by side. All nodes of the graph from next on
-// are still to be read; each that is read may add some.
+// A loader reads derivations side by side: those of the queue from next on are
+// still to be read, and if it is deep each that is read may add some.
 type loader struct {
+	deep bool
+
 	mu    sync.Mutex // guards the graph and the following
 	graph *Graph
+	queue []ID
 	next  int
-	busy  int // readers at work
+	done  []ID // that have been read
+	busy  int  // readers at work
 	err   error
 	wake  sync.Cond
 }
 
 func (l *loader) run(ctx context.Context) error {
+	if !l.deep && len(l.queue) < 4 { // not worth a crowd
+		l.work()
+		return context.Cause(ctx)
+	}
 	stop := context.AfterFunc(ctx, func() { l.fail(context.Cause(ctx)) })
 	defer stop()
 	var group errgroup.Group
@@ -36,12 +44,7 @@ func (l *loader) run(ctx context.Context) error {
 		})
 	}
 	group.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx) // whether or not anybody was told in time
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.err
+	return context.Cause(ctx) // whether or not anybody was told in time
 }
 
 func (l *loader) fail(err error) {
@@ -55,49 +58,64 @@ func (l *loader) fail(err error) {
 
 // work reads one derivation after the other until all are there.
 func (l *loader) work() {
-	var r headReader
+	r := headReaders.Get().(*headReader)
+	defer headReaders.Put(r)
 	for {
 		id, path, ok := l.take()
 		if !ok {
 			return
 		}
-		if err := r.read(l.graph.Store, path); err != nil {
-			l.fail(err)
-			return
-		}
-		l.put(id, &r)
+		l.put(id, r, r.read(l.graph.Store, path))
 	}
 }
 
+// headReaders are reused for their buffers: a plan loads little at a time, and often.
+var headReaders = sync.Pool{New: func() any { return new(headReader) }}
+
 // take waits for a derivation to read. There is none when all have been read,
-// or one could not.
+// or nobody wants them any more.
 func (l *loader) take() (ID, StorePath, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.err == nil && l.next == len(l.graph.nodes) && l.busy > 0 {
+	for l.err == nil && l.next == len(l.queue) && l.busy > 0 {
 		l.wake.Wait()
 	}
-	if l.err != nil || l.next == len(l.graph.nodes) {
+	if l.err != nil || l.next == len(l.queue) {
 		return 0, "", false
 	}
-	id := ID(l.next)
+	id := l.queue[l.next]
 	l.next++
 	l.busy++
 	return id, l.graph.nodes[id].derivation, true
 }
 
 // put fills a node with what was read.
-func (l *loader) put(id ID, r *headReader) {
+func (l *loader) put(id ID, r *headReader, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.busy--
+	defer l.wake.Broadcast()
+	if err != nil {
+		l.graph.problems[id] = err
+		return
+	}
+	delete(l.graph.problems, id)
 	edges := make([]edge, len(r.inputs))
 	for i, in := range r.inputs {
-		edges[i] = edge{l.graph.intern(in.derivation), l.graph.internNames(in.names)}
+		edges[i] = edge{l.intern(in.derivation), l.graph.internNames(in.names)}
 	}
 	n := &l.graph.nodes[id]
 	n.outputs, n.inputs = r.outputs, edges
-	l.busy--
-	l.wake.Broadcast()
+	l.done = append(l.done, id)
+}
+
+func (l *loader) intern(path string) ID {
+	known := len(l.graph.nodes)
+	id := l.graph.intern(path)
+	if l.deep && int(id) == known {
+		l.queue = append(l.queue, id)
+	}
+	return id
 }
 
 // A headReader reads the beginning of a derivation, which says what it makes
@@ -163,6 +181,9 @@ func (f plainFile) Read(b []byte) (int, error) {
 		if err == syscall.EINTR {
 			continue
 		}
+		if n == 0 && err == nil && len(b) > 0 {
+			err = io.EOF
+		}
 		return max(n, 0), err
 	}
 }
@@ -178,6 +199,9 @@ func (h *headReader) parse(text []byte) error {
 		o.Hash = ""
 		h.outputs = append(h.outputs, o)
 	})
+	if r.err == nil && len(h.outputs) == 0 {
+		r.fail("no outputs")
+	}
 	r.literal(",")
 	r.list(func() {
 		in := readInput(r)

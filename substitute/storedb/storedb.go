@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,7 +39,6 @@ type DB struct {
 	path  string
 	db    *sql.DB
 	infos *sql.Stmt
-	refs  *sql.Stmt
 
 	mu      sync.Mutex // guards what follows
 	known   map[string]*substitute.Info
@@ -56,10 +56,10 @@ const (
 	maxKnown = 50_000
 )
 
-const (
-	infoQuery = `SELECT id, path, hash, deriver, narSize FROM ValidPaths WHERE path >= ? ORDER BY path LIMIT 1`
-	refsQuery = `SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path`
-)
+// infoQuery has the references in one string: a second query would take as long as the first.
+const infoQuery = `SELECT path, hash, deriver, narSize, (SELECT group_concat(r.path, ' ')
+	FROM Refs JOIN ValidPaths r ON reference = r.id WHERE referrer = item.id)
+	FROM ValidPaths item WHERE path >= ? ORDER BY path LIMIT 1`
 
 var _ = (*sqlite.Driver)(nil) // registers "sqlite"
 
@@ -86,10 +86,7 @@ func (d *DB) open() (err error) {
 	}
 	d.db.SetMaxOpenConns(5) // each has a cache of its own
 	d.db.SetMaxIdleConns(5)
-	if d.infos, err = d.db.Prepare(infoQuery); err == nil {
-		d.refs, err = d.db.Prepare(refsQuery)
-	}
-	if err != nil {
+	if d.infos, err = d.db.Prepare(infoQuery); err != nil {
 		d.db.Close()
 	}
 	return err
@@ -124,13 +121,11 @@ func (d *DB) Info(ctx context.Context, hashPart string) (*substitute.Info, error
 	return info, nil
 }
 
-// read reads both tables. A change between the two readings does no harm: an item
-// keeps its references for as long as it is valid, and they as well.
 func (d *DB) read(ctx context.Context, prefix string) (*substitute.Info, error) {
-	var id, size sql.NullInt64
+	var size sql.NullInt64
 	var path, hash string
-	var deriver sql.NullString
-	err := d.infos.QueryRowContext(ctx, prefix+"-").Scan(&id, &path, &hash, &deriver, &size)
+	var deriver, refs sql.NullString
+	err := d.infos.QueryRowContext(ctx, prefix+"-").Scan(&path, &hash, &deriver, &size, &refs)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && !strings.HasPrefix(path, prefix+"-") {
 		return nil, fmt.Errorf("%w: %q", substitute.ErrNotFound, prefix)
 	}
@@ -149,28 +144,21 @@ func (d *DB) read(ctx context.Context, prefix string) (*substitute.Info, error) 
 			return nil, err
 		}
 	}
-	info.References, err = d.references(ctx, id.Int64)
+	info.References, err = parsePaths(refs.String)
 	return info, err
 }
 
-func (d *DB) references(ctx context.Context, id int64) (refs []substitute.StorePath, err error) {
-	rows, err := d.refs.QueryContext(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var path string
-		if err := rows.Scan(&path); err != nil {
-			return nil, err
-		}
-		ref, err := substitute.ParseStorePath(path)
+// parsePaths takes names apart, and sorts them.
+func parsePaths(names string) (paths []substitute.StorePath, err error) {
+	for name := range strings.FieldsSeq(names) {
+		path, err := substitute.ParseStorePath(name)
 		if err != nil {
 			return nil, err
 		}
-		refs = append(refs, ref)
+		paths = append(paths, path)
 	}
-	return refs, rows.Err()
+	slices.Sort(paths)
+	return paths, nil
 }
 
 // remembered returns what is known of an item, if the database has not changed

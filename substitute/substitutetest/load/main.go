@@ -5,6 +5,7 @@
 //	load narinfo URL CONNECTIONS DEPTH      requests narinfos for some seconds
 //	load nar URL METHOD CONNECTIONS         downloads all archives once
 //	load warm URL                           requests narinfos until all have sizes
+//	load once URL                           requests each narinfo once
 //	load stall URL CONNECTIONS              requests archives, and reads nothing
 //
 // Items come on standard input, as "load items" prints them; results go to standard output, one
@@ -14,7 +15,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"database/sql"
 	"fmt"
 	"io"
@@ -65,6 +65,8 @@ func run(args []string) error {
 		return nars(arg(1), arg(2), items, number(3))
 	case "warm":
 		return warm(arg(1), items)
+	case "once":
+		return once(arg(1), items)
 	case "stall":
 		return stall(arg(1), items, number(2))
 	}
@@ -162,7 +164,7 @@ func hammer(address string, items []item, depth int, end time.Time) (took []time
 	}
 	requests := make([][]byte, len(items))
 	for i, it := range items {
-		requests[i] = fmt.Appendf(nil, "GET /%s.narinfo HTTP/1.1\r\nHost: %s\r\nUser-Agent: GNU Guile\r\n\r\n", it.hash, u.Host)
+		requests[i] = request(it, u.Host)
 	}
 	for time.Now().Before(end) {
 		c, err := net.Dial("tcp", u.Host)
@@ -185,12 +187,17 @@ func hammer(address string, items []item, depth int, end time.Time) (took []time
 	return took, nil
 }
 
-// round writes requests and reads the responses.
+// round requests random narinfos.
 func round(c net.Conn, in *bufio.Reader, requests [][]byte, depth int) error {
 	var batch []byte
 	for range depth {
 		batch = append(batch, requests[rand.IntN(len(requests))]...)
 	}
+	return exchange(c, in, batch, depth)
+}
+
+// exchange writes requests and reads the responses.
+func exchange(c net.Conn, in *bufio.Reader, batch []byte, depth int) error {
 	written := make(chan error, 1)
 	if depth > 1 {
 		go func() { _, err := c.Write(batch); written <- err }()
@@ -262,7 +269,7 @@ func nars(address, method string, items []item, connections int) error {
 		return failed
 	}
 	took := time.Since(start).Seconds()
-	fmt.Printf("MB/s %.1f\nwire-MB/s %.1f\nitems/s %.1f\nseconds %.3f\n", float64(plain)/1e6/took, float64(wire)/1e6/took, float64(len(items))/took, took)
+	fmt.Printf("MB/s %.1f\nwire-MB/s %.1f\nbytes %d\nitems/s %.1f\nseconds %.3f\n", float64(plain)/1e6/took, float64(wire)/1e6/took, wire, float64(len(items))/took, took)
 	return nil
 }
 
@@ -283,33 +290,65 @@ func download(client *http.Client, address, method string, it item) (int64, erro
 	return io.Copy(io.Discard, res.Body)
 }
 
-// warm requests all narinfos until they say sizes, and tells how long that took.
+// warm requests all narinfos until they say sizes, and tells how long that took. It waits for
+// one after the other, so that asking takes little of what it measures.
 func warm(address string, items []item) error {
 	start := time.Now()
 	client := &http.Client{Timeout: time.Minute}
 	var total int64
 	for _, it := range items {
 		total += it.size
-	}
-	for left := items; len(left) > 0; {
-		var next []item
-		for _, it := range left {
-			if ok, err := baked(client, address, it); err != nil {
-				return err
-			} else if !ok {
-				next = append(next, it)
-			}
+		if _, err := baked(client, address, it); err != nil {
+			return err
 		}
-		left = next
-		if len(left) > 0 {
-			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-			<-ctx.Done()
-			cancel()
+	}
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for _, it := range items {
+		for {
+			ok, err := baked(client, address, it)
+			if err != nil {
+				return err
+			}
+			if ok {
+				break
+			}
+			<-look.C
 		}
 	}
 	took := time.Since(start).Seconds()
 	fmt.Printf("MB/s %.1f\nseconds %.2f\n", float64(total)/1e6/took, took)
 	return nil
+}
+
+// once requests each narinfo, all on one connection, as "guix substitute" does.
+func once(address string, items []item) error {
+	u, err := url.Parse(address)
+	if err != nil {
+		return err
+	}
+	c, err := net.Dial("tcp", u.Host)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	in := bufio.NewReaderSize(c, 64<<10)
+	start := time.Now()
+	for some := range slices.Chunk(items, 500) {
+		var batch []byte
+		for _, it := range some {
+			batch = append(batch, request(it, u.Host)...)
+		}
+		if err := exchange(c, in, batch, len(some)); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("us %.1f\n", time.Since(start).Seconds()*1e6/float64(len(items)))
+	return nil
+}
+
+func request(it item, host string) []byte {
+	return fmt.Appendf(nil, "GET /%s.narinfo HTTP/1.1\r\nHost: %s\r\nUser-Agent: GNU Guile\r\n\r\n", it.hash, host)
 }
 
 func baked(client *http.Client, address string, it item) (bool, error) {
