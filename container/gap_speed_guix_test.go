@@ -26,7 +26,7 @@ func TestGap(t *testing.T) {
 	guixtest.Require(t)
 	scripts := samples(t)
 	const rounds = 7
-	ours, theirs := applied(t, scripts), byHand(t, scripts)
+	ours, theirs := switched(t, scripts), byHand(t, scripts)
 	var a, b []time.Duration
 	ours.next(t) // the first generations
 	theirs.next(t)
@@ -93,7 +93,7 @@ func get(ctx context.Context, url string) string {
 	return string(text)
 }
 
-func applied(t *testing.T, scripts map[string]string) *switcher {
+func switched(t *testing.T, scripts map[string]string) *switcher {
 	d, url := realDeployment(t)
 	d.Schedule = Schedule{Interval: time.Second} // as usual, not as in tests
 	return &switcher{url: url, to: func(t *testing.T, one bool) {
