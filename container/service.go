@@ -21,6 +21,7 @@ type Service struct {
 	Changes         []Change
 	StartupFailures []time.Time
 	Respawns        []time.Time
+	Exits           []Exit    // of its processes
 	Messages        []Message // what it printed lately, empty once it has stopped
 	LogFiles        []string  // inside the container
 }
@@ -28,6 +29,12 @@ type Service struct {
 // A Change is the moment at which a service came into a status.
 type Change struct {
 	Status string
+	Time   time.Time
+}
+
+// An Exit is the end of a service's process.
+type Exit struct {
+	Status int // as wait(2) has it
 	Time   time.Time
 }
 
@@ -59,6 +66,7 @@ func parseService(v sexp.Value) (Service, error) {
 		Changes:         changes(v),
 		StartupFailures: times(v, "startup-failures"),
 		Respawns:        times(v, "last-respawns"),
+		Exits:           exits(v),
 		Messages:        messages(v),
 		LogFiles:        fieldTexts(v, "log-files"),
 	}
@@ -138,6 +146,15 @@ func changes(v sexp.Value) []Change {
 	for _, p := range pairs(v, "status-changes") {
 		status, _ := sexp.Text(p[0])
 		all = append(all, Change{Status: status, Time: seconds(p[1])})
+	}
+	return all
+}
+
+func exits(v sexp.Value) []Exit {
+	var all []Exit
+	for _, p := range pairs(v, "exit-statuses") {
+		status, _ := p[0].(sexp.Int)
+		all = append(all, Exit{Status: int(status), Time: seconds(p[1])})
 	}
 	return all
 }

@@ -40,6 +40,7 @@ func (s Suite) Run(t *testing.T) {
 	t.Run("context has ended", s.testCancelled)
 	if s.Restarts {
 		t.Run("restart", s.testRestart)
+		t.Run("restart alone", s.testRestartAlone)
 	}
 	if s.Limits {
 		t.Run("limits", s.testLimits)
@@ -256,6 +257,36 @@ func (s Suite) testRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.mustBeNothing(t, u)
+}
+
+// Before it is started again, what was left of it is killed: two runs would do the
+// same work at once.
+func (s Suite) testRestartAlone(t *testing.T) {
+	u := s.unit(t, `(setsid sh -c 'echo $$ > "$DIR/new"; mv "$DIR/new" "$DIR/child-of-'$$'"; while :; do sleep 1000; done' &); while :; do sleep 1000; done`)
+	first := s.mustStart(t, u)
+	childOf := func(p container.Process) (child container.Process) {
+		await(t, "child", func() bool {
+			pid, err := strconv.Atoi(strings.TrimSpace(textOf(fmt.Sprintf("%s/child-of-%d", u.Dir, p.PID))))
+			if err == nil {
+				child, err = container.FindProcess(pid)
+			}
+			return err == nil
+		})
+		return child
+	}
+	child := childOf(first.Launcher)
+	if err := unix.Kill(first.Launcher.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	var second container.UnitState
+	await(t, "restart", func() bool {
+		var err error
+		second, err = s.Runner.State(t.Context(), u)
+		return err == nil && second.Launcher.Alive() && second.Launcher != first.Launcher
+	})
+	if childOf(second.Launcher); child.Alive() {
+		t.Error("a child of the first run is there beside the second")
+	}
 }
 
 // A unit cannot have more than its limits, and it is counted how often it tried.

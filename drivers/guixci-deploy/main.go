@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/container/shepherd"
 	"github.com/genenetwork/guixci/container/systemd"
 	"github.com/genenetwork/guixci/internal/cli"
 )
@@ -176,7 +177,7 @@ func (d *driver) place(dep *container.Deployment, name string) error {
 
 // runners are what the field "runner" of a deployment file may name.
 func runners() map[string]container.Runner {
-	return map[string]container.Runner{"systemd": new(systemd.Runner)}
+	return map[string]container.Runner{"systemd": new(systemd.Runner), "shepherd": new(shepherd.Runner)}
 }
 
 // existing is deployment for verbs that make no sense before the first apply.

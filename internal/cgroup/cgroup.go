@@ -14,6 +14,7 @@
 package cgroup
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,4 +88,41 @@ func (g *Group) dirs() []Dir {
 		return nil
 	}
 	return g.Dirs
+}
+
+// Save writes the group down in a file, for [Load] by whoever comes next.
+func (g *Group) Save(name string) error {
+	text, err := json.Marshal(g)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(name + ".new")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// Load reads what Save has written. Without the file, and if it was none that was saved, the
+// group is nil.
+func Load(name string) (*Group, error) {
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	g := new(Group)
+	if err == nil {
+		err = json.Unmarshal(text, g)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read control group: %w", err)
+	}
+	if len(g.Dirs) == 0 {
+		return nil, nil // there was none to write down
+	}
+	return g, nil
 }

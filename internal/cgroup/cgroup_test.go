@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -111,12 +110,15 @@ func TestLimitedGroupIsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := startFamily(t, g)
-	text, err := json.Marshal(g)
-	if err != nil {
+	name := filepath.Join(t.TempDir(), "group")
+	if none, err := Load(name); none != nil || err != nil {
+		t.Errorf("%v, %v", none, err)
+	}
+	if err := g.Save(name); err != nil {
 		t.Fatal(err)
 	}
-	var again *Group
-	if err := json.Unmarshal(text, &again); err != nil {
+	again, err := Load(name)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(g.PIDs(), again.PIDs()); diff != "" || len(again.PIDs()) != 3 {
