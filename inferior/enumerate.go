@@ -1,6 +1,7 @@
 package inferior
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,8 +11,15 @@ import (
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
-// open returns a session that has listed the packages.
-func (e *evaluation) open(ctx context.Context) (_ *Session, err error) {
+// A listing is a session that has listed the packages.
+type listing struct {
+	*Session
+	numbers []int // by which it knows the entries
+}
+
+// open returns a session that has listed the packages. One that is cautious
+// adds everything to the store, known or not.
+func (e *evaluation) open(ctx context.Context, cautious bool) (_ *listing, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.EnumerateTimeout,
 		fmt.Errorf("packages not listed within %v", e.EnumerateTimeout))
 	defer cancel()
@@ -29,7 +37,11 @@ func (e *evaluation) open(ctx context.Context) (_ *Session, err error) {
 			return nil, err
 		}
 	}
-	return s, e.enumerate(ctx, s)
+	if _, err := s.Eval(ctx, sexp.L(sexp.Symbol("set!"), sexp.Symbol("guixci/cautious?"), sexp.Bool(cautious))); err != nil {
+		return nil, err
+	}
+	numbers, err := e.enumerate(ctx, s)
+	return &listing{s, numbers}, err
 }
 
 // load evaluates each datum of a program.
@@ -49,32 +61,32 @@ func (s *Session) load(ctx context.Context, program string) error {
 	}
 }
 
-// enumerate makes the session list the packages. The first session says what there is
-// to do; the others must agree, since numbers are all that is said of packages later.
-func (e *evaluation) enumerate(ctx context.Context, s *Session) error {
+// enumerate makes the session list the packages, and returns the numbers by which it
+// knows them. The first session says what there is to do; the others must agree.
+func (e *evaluation) enumerate(ctx context.Context, s *Session) (numbers []int, err error) {
 	if e.entries == nil && len(e.Systems) == 0 {
 		v, err := s.Eval(ctx, sexp.L(sexp.Symbol("%current-system")))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		system, _ := sexp.Text(v)
 		e.Systems = []string{system}
 	}
 	reply, err := s.Eval(ctx, sexp.L(sexp.Symbol("guixci/enumerate"), sexp.Quote(e.request())))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	entries, err := decodeEntries(reply)
+	entries, numbers, err := decodeEntries(reply)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if e.entries == nil {
 		e.entries = entries
 	} else if !slices.Equal(entries, e.entries) {
-		return fmt.Errorf("a second session lists %d packages that are not the %d that the first listed", len(entries), len(e.entries))
+		return nil, fmt.Errorf("a second session lists %d packages that are not the %d that the first listed", len(entries), len(e.entries))
 	}
 	e.Logger.Debug("packages listed", "count", len(entries), "channels", e.Channels, "modes", e.Modes)
-	return nil
+	return numbers, nil
 }
 
 // An entry is what is known of something before it is lowered.
@@ -86,6 +98,18 @@ type entry struct {
 	location      Location
 }
 
+// compare orders entries by file, so that neighbours share what they load,
+// then by what tells them apart.
+func (p *entry) compare(q *entry) int {
+	return cmp.Or(
+		strings.Compare(p.location.File, q.location.File),
+		cmp.Compare(p.location.Line, q.location.Line),
+		cmp.Compare(p.location.Column, q.location.Column),
+		strings.Compare(p.name, q.name),
+		strings.Compare(p.version, q.version),
+		strings.Compare(p.suffix, q.suffix))
+}
+
 // jobName is the name of the job for a system; distinct is what to put after the
 // name of the package.
 func (p *entry) jobName(system, distinct string) string {
@@ -95,29 +119,58 @@ func (p *entry) jobName(system, distinct string) string {
 	return p.stem + distinct + "." + system + p.suffix
 }
 
-func decodeEntries(reply sexp.Value) ([]entry, error) {
-	items, ok := sexp.Items(reply)
-	if !ok {
-		return nil, fmt.Errorf("list of packages is %.80q", reply)
+// decodeEntries reads the number of entries that are packages and the rows of all
+// entries. It returns the entries with the packages sorted, since a session finds them in any
+// order, and the places in which they were found.
+func decodeEntries(reply sexp.Value) (sorted []entry, places []int, err error) {
+	rows, ok := sexp.Items(reply)
+	if !ok || len(rows) == 0 {
+		return nil, nil, fmt.Errorf("list of packages is %.80q", reply)
 	}
-	entries := make([]entry, len(items))
-	for i, item := range items {
-		fields, _ := sexp.Items(item)
-		if len(fields) != 8 {
-			return nil, fmt.Errorf("identity of a package is %.80q", item)
+	packages := integer(rows[0])
+	rows = rows[1:]
+	if packages < 0 || packages > len(rows) {
+		return nil, nil, fmt.Errorf("list of packages has %d rows for %d packages", len(rows), packages)
+	}
+	entries := make([]entry, len(rows))
+	file := ""
+	for i, row := range rows {
+		places = append(places, i)
+		if err := entries[i].decode(row, file); err != nil {
+			return nil, nil, err
 		}
-		p := &entries[i]
-		p.distinct, _ = sexp.Text(fields[0])
-		p.stem, _ = sexp.Text(fields[1])
-		p.suffix, _ = sexp.Text(fields[2])
-		p.systemless = !sexp.True(fields[2])
-		p.name, _ = sexp.Text(fields[3])
-		p.version, _ = sexp.Text(fields[4])
-		p.location.File, _ = sexp.Text(fields[5])
-		p.location.Line = integer(fields[6])
-		p.location.Column = integer(fields[7])
+		file = entries[i].location.File
 	}
-	return entries, nil
+	slices.SortStableFunc(places[:packages], func(i, j int) int { return entries[i].compare(&entries[j]) })
+	sorted = make([]entry, len(entries))
+	for i, place := range places {
+		sorted[i] = entries[place]
+	}
+	return sorted, places, nil
+}
+
+// decode reads a row (NAME VERSION LINE COLUMN FILE DISTINCTION STEM SUFFIX), without
+// FILE and what follows if it is that of the row before, and without DISTINCTION and
+// what follows if these are the usual ones.
+func (p *entry) decode(row sexp.Value, file string) error {
+	fields, _ := sexp.Items(row)
+	if n := len(fields); n != 4 && n != 5 && n != 8 {
+		return fmt.Errorf("identity of a package is %.80q", row)
+	}
+	p.name, _ = sexp.Text(fields[0])
+	p.version, _ = sexp.Text(fields[1])
+	p.location = Location{File: file, Line: integer(fields[2]), Column: integer(fields[3])}
+	p.stem = p.name
+	if len(fields) > 4 {
+		p.location.File, _ = sexp.Text(fields[4])
+	}
+	if len(fields) > 5 {
+		p.distinct, _ = sexp.Text(fields[5])
+		p.stem, _ = sexp.Text(fields[6])
+		p.suffix, _ = sexp.Text(fields[7])
+		p.systemless = !sexp.True(fields[7])
+	}
+	return nil
 }
 
 func integer(v sexp.Value) int {

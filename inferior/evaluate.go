@@ -47,8 +47,10 @@ type EvaluateOptions struct {
 	Sessions int
 	// SessionMemory is the resident memory, in bytes, above which a session is
 	// replaced by a fresh one between two packages; 0 means 2 GiB. One that reaches
-	// twice that while it lowers a package is killed, and the package with it. Less than
+	// Session.Memory, by default twice that, is killed, and the package with it. Less than
 	// the Guix at hand needs for listing packages is a fresh session every few packages.
+	// Unless Session.Env says otherwise, Guile's collector is told to make use of what
+	// it may.
 	SessionMemory int64
 	// PackageTimeout is how long one package may take to lower before it is
 	// given up, together with the session; 0 means 5 minutes.
@@ -173,6 +175,10 @@ func newEvaluation(o EvaluateOptions) *evaluation {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Session.Memory == 0 {
+		o.Session.Memory = 2 * o.SessionMemory
+	}
+	o.Session.Env = heapSettings(o.Session.Env, o.Sessions, o.SessionMemory)
 	return &evaluation{EvaluateOptions: o}
 }
 
@@ -180,7 +186,7 @@ func newEvaluation(o EvaluateOptions) *evaluation {
 func (e *evaluation) run(ctx context.Context, yield func(Job, error) bool) error {
 	within, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	first, err := e.open(within)
+	first, err := e.open(within, false)
 	if err != nil {
 		return err
 	}

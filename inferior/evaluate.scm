@@ -2,7 +2,11 @@
 ;;; lower them.  Each form is read by package sexp and sent as data, in order;
 ;;; the calls that follow are (guixci/enumerate REQUEST) and
 ;;; (guixci/lower INDEX SYSTEM).  The rules are those of 'cuirass-jobs' of
-;;; (gnu ci).  What needs that module, which is slow to load, is in modes.scm.
+;;; (gnu ci).  What needs that module, which is slow to load, is in modes.scm;
+;;; how texts get into the store is in intern.scm.
+;;;
+;;; All this is interpreted, and what is done for each package is done 30,000
+;;; times: what Go can do as well, such as sorting, is left to it.
 
 (use-modules (guix channels)
              (guix derivations)
@@ -289,28 +293,29 @@ all packages but those in DIRECTORIES are of the channel 'guix'."
        specs))
 
 (define (guixci/before? a b)
-  "Compare entries: by file, so that neighbours share what they load, then
-by what makes the order the same in every session."
-  (match (map guixci/entry-identity (list a b))
-    (((stem1 suffix1 name1 version1 file1 line1 column1)
-      (stem2 suffix2 name2 version2 file2 line2 column2))
-     (cond ((not (string=? file1 file2)) (string<? file1 file2))
-           ((not (= line1 line2)) (< line1 line2))
-           ((not (= column1 column2)) (< column1 column2))
-           ((not (string=? name1 name2)) (string<? name1 name2))
-           ((not (string=? version1 version2)) (string<? version1 version2))
-           (else (string<? (or suffix1 "") (or suffix2 "")))))))
+  "Compare identities by what does not depend on the order of a hash table."
+  (match a
+    ((stem1 suffix1 name1 version1 file1 line1 column1)
+     (match b
+       ((stem2 suffix2 name2 version2 file2 line2 column2)
+        (cond ((not (string=? file1 file2)) (string<? file1 file2))
+              ((not (= line1 line2)) (< line1 line2))
+              ((not (= column1 column2)) (< column1 column2))
+              ((not (string=? name1 name2)) (string<? name1 name2))
+              (else (string<? (or suffix1 "") (or suffix2 "")))))))))
 
 (define (guixci/same-once entries)
   "Return ENTRIES without the later ones of those that are the same."
-  (define seen (make-hash-table))
+  (define seen (make-hash-table (length entries)))
   (remove (lambda (entry)
-            (let* ((object (guixci/entry-object entry))
-                   (name   (take (guixci/entry-identity entry) 2))
-                   (names  (hashq-ref seen object '())))
-              (or (member name names)
+            (let* ((identity (guixci/entry-identity entry))
+                   (handle   (hashq-create-handle! seen
+                                                   (guixci/entry-object entry)
+                                                   '()))
+                   (name     (cons (first identity) (second identity))))
+              (or (member name (cdr handle))
                   (begin
-                    (hashq-set! seen object (cons name names))
+                    (set-cdr! handle (cons name (cdr handle)))
                     #f))))
           entries))
 
@@ -322,10 +327,13 @@ strings: the empty one for the newest version, @VERSION for the others, and
   (define distinctions (make-hash-table))
 
   (define (newer? a b)
-    (version>? (fourth a) (fourth b)))
+    (if (string=? (fourth a) (fourth b))
+        (guixci/before? a b)
+        (version>? (fourth a) (fourth b))))
 
   (define (distinguish group)
     (match (stable-sort (reverse group) newer?)
+      ((_) #f)
       ((newest others ...)
        (fold (lambda (identity before)
                (let* ((version (fourth identity))
@@ -339,9 +347,11 @@ strings: the empty one for the newest version, @VERSION for the others, and
              others))))
 
   (for-each (lambda (identity)
-              (let ((key (take identity 2)))
-                (hash-set! groups key
-                           (cons identity (hash-ref groups key '())))))
+              (let ((handle (hash-create-handle! groups
+                                                 (cons (first identity)
+                                                       (second identity))
+                                                 '())))
+                (set-cdr! handle (cons identity (cdr handle)))))
             identities)
   (hash-for-each (lambda (key group) (distinguish group)) groups)
   (map (lambda (identity)
@@ -358,30 +368,54 @@ strings: the empty one for the newest version, @VERSION for the others, and
 ;; What there is to lower: a vector of entries.
 (define guixci/found #())
 
+(define (guixci/rows identities distinctions)
+  "Return IDENTITIES and DISTINCTIONS as rows (NAME VERSION LINE COLUMN FILE
+DISTINCTION STEM SUFFIX), without FILE and what follows if it is that of the row
+before, and without DISTINCTION and what follows where these are the usual ones:
+writing 30,000 rows in full takes longer than finding them."
+  (define previous #f)
+  (map (lambda (identity distinction)
+         (match identity
+           ((stem suffix name version file line column)
+            (let ((same?  (equal? file previous))
+                  (usual? (and (equal? suffix "")
+                               (string-null? distinction)
+                               (string=? stem name))))
+              (set! previous file)
+              (cons* name version line column
+                     (cond ((not usual?)
+                            (list file distinction stem suffix))
+                           (same? '())
+                           (else (list file))))))))
+       identities distinctions))
+
 (define (guixci/enumerate request)
   "Find what REQUEST asks for, an association list: the names of 'channels',
 specifications of 'packages', 'modes', and so on; 'load-path' are directories in
-front of the load path.  Return what distinguishes each, and its identity."
+front of the load path.  Return what distinguishes each, and its identity, in the
+order of the vector: the number of those that are packages, whose order does not
+matter, and the rows."
   (define (requested key)
     (or (assq-ref request key) '()))
 
   (guixci/add-load-path! (requested 'load-path))
   (set! guixci/guix? (or (memq 'guix (requested 'channels))
                          (memq 'all (requested 'modes))))
-  (let* ((packages (append
-                    (guixci/specified-packages (requested 'packages))
-                    (guixci/mode-packages (requested 'modes))
-                    (match (requested 'channels)
-                      (() '())
-                      (names (guixci/channel-packages
-                              names (requested 'load-path))))))
-         (entries  (guixci/same-once
-                    (append (stable-sort (guixci/same-once packages)
-                                         guixci/before?)
-                            (guixci/mode-entries request))))
+  (let* ((packages (guixci/same-once
+                    (append
+                     (guixci/specified-packages (requested 'packages))
+                     (guixci/mode-packages (requested 'modes))
+                     (match (requested 'channels)
+                       (() '())
+                       (names (guixci/channel-packages
+                               names (requested 'load-path)))))))
+         (entries  (match (guixci/mode-entries request)
+                     (() packages)
+                     (more (guixci/same-once (append packages more)))))
          (identities (map guixci/entry-identity entries)))
     (set! guixci/found (list->vector entries))
-    (map cons (guixci/distinctions identities) identities)))
+    (cons (length packages)
+          (guixci/rows identities (guixci/distinctions identities)))))
 
 ;; These are for what is always there; modes.scm adds the rest.
 (define (guixci/mode-packages modes)
@@ -461,11 +495,16 @@ front of the load path.  Return what distinguishes each, and its identity."
 
 (define (guixci/lower index system)
   "Return the fields of the job of the entry at INDEX for SYSTEM; for an entry
-that makes several jobs, one field with the fields of each."
+that makes several jobs, one field with the fields of each; 'stale' if this session
+cannot tell any more."
   (unless (equal? system guixci/system)
     (invalidate-derivation-caches!)
     (set! guixci/system system)
     (set! guixci/base (guixci/base-packages system)))
   ;; Grafting is meant to happen on the user's machines.
-  (parameterize ((%graft? #f))
-    ((guixci/entry-lower (vector-ref guixci/found index)) system)))
+  (let ((fields (parameterize ((%graft? #f))
+                  ((guixci/entry-lower (vector-ref guixci/found index))
+                   system))))
+    (if (guixci/kept? fields)
+        fields
+        '((stale)))))

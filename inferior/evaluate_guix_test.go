@@ -82,7 +82,7 @@ func TestGuixEvaluateBroken(t *testing.T) {
 		"wrong-input":     {"&package-input-error", "invalid"},
 		"for-ever":        {"package-timeout", "not lowered within 10s"},
 		"killer":          {"session-ended", "signal: killed"},
-		"eater":           {"package-memory", "at most 1000 allowed"},
+		"eater":           {"package-memory", "at most 1000 MiB allowed"},
 		"no-such-package": {"quit", "no-such-package: unknown package"},
 	} {
 		job, ok := jobs[name]

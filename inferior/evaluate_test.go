@@ -17,7 +17,7 @@ import (
 )
 
 // scriptedEvaluation stands in for an inferior that has loaded evaluate.scm. Its packages are
-// good, thrower, looper, killer, unsupported, private and again a good one.
+// good, thrower, looper, killer, one that prints rubbish, unsupported, private and again a good one.
 func scriptedEvaluation(_ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	done := make(chan int, 1)
 	go func() { // the killer ends it from inside
@@ -28,13 +28,13 @@ func scriptedEvaluation(_ []string, stdin io.Reader, stdout, stderr io.Writer) i
 	return <-done
 }
 
-var scriptedPackages = []string{"good", "thrower", "looper", "killer", "unsupported", "private", "last"}
+var scriptedPackages = []string{"good", "thrower", "looper", "killer", "babbler", "unsupported", "private", "last"}
 
 func evaluationReply(expr sexp.Value, stderr io.Writer, done chan<- int) string {
 	if _, ok := sexp.Tagged(expr, "guixci/enumerate"); ok {
-		list := sexp.L()
+		list := sexp.L(sexp.Int(len(scriptedPackages)))
 		for i, name := range scriptedPackages {
-			list.Items = append(list.Items, sexp.L(sexp.String(""), sexp.String(name), sexp.String(""), sexp.String(name), sexp.String("1.0"), sexp.String("my/packages.scm"), sexp.Int(10*i+1), sexp.Int(2)))
+			list.Items = append(list.Items, sexp.L(sexp.String(name), sexp.String("1.0"), sexp.Int(10*i+1), sexp.Int(2), sexp.String("my/packages.scm")))
 		}
 		return inferiortest.Value(list)
 	}
@@ -49,6 +49,8 @@ func evaluationReply(expr sexp.Value, stderr io.Writer, done chan<- int) string 
 	switch name := scriptedPackages[i]; name {
 	case "looper":
 		return forEver()
+	case "babbler":
+		return "and so on )"
 	case "killer":
 		fmt.Fprintln(stderr, "Too many heap sections")
 		done <- 6
@@ -98,7 +100,7 @@ func TestEvaluate(t *testing.T) {
 		names = append(names, job.Package)
 		jobs[job.Package] = job
 	}
-	if want := []string{"good", "thrower", "looper", "killer", "last"}; !slices.Equal(names, want) {
+	if want := []string{"good", "thrower", "looper", "killer", "babbler", "last"}; !slices.Equal(names, want) {
 		t.Errorf("%q, want %q", names, want)
 	}
 	good := inferior.Job{
@@ -113,6 +115,7 @@ func TestEvaluate(t *testing.T) {
 	for name, want := range map[string]string{
 		"thrower": "unbound-variable: Unbound variable: x",
 		"looper":  "package-timeout: not lowered within 300ms",
+		"babbler": "session-ended: inferior session broke: reply \"and\" is neither values nor an exception (signal: killed)",
 		"killer":  "session-ended: inferior session broke: the inferior ended (exit status 6)\n  Too many heap sections",
 	} {
 		if err := jobs[name].Err; err == nil || err.Error() != want {

@@ -34,6 +34,7 @@ const (
 	CauseNetwork         Cause = "network"          // a host that does not answer
 	CauseNoSpace         Cause = "no-space"         // a disk that is full
 	CausePermission      Cause = "permission"       // a directory that is not ours to write to
+	CauseMemory          Cause = "memory"           // more memory than allowed
 	CauseMachinery       Cause = "machinery"        // no daemon, no Guix, a process killed
 )
 
@@ -117,5 +118,6 @@ var hints = map[Cause]string{
 	CauseRepository: "check the URL, branch and commit of the channel",
 	CauseNetwork:    "try again when the network is back",
 	CauseNoSpace:    "make room: guix gc, and old profiles and logs",
+	CauseMemory:     "look for code that runs when modules are loaded, or allow more memory",
 	CausePermission: "give the directory to the user that pulls",
 }

@@ -6,20 +6,103 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/genenetwork/guixci/internal/cgroup"
 )
 
-// errMemory is why a session was ended that used far more memory than it may.
+// errMemory is why a child was ended that used more memory than it may.
 var errMemory = errors.New("too much memory")
 
-// resident returns how many bytes of memory the child of a session occupies,
-// 0 if that cannot be told.
-func (s *Session) resident() int64 {
-	if s.child == nil {
-		return 0
+// groups counts the control groups made by this process, to tell them apart.
+var groups atomic.Int64
+
+// startInGroup starts cmd, in a control group with its limit if there can be
+// one; else its memory is to be watched.
+func (p *process) startInGroup(cmd *exec.Cmd) (watched bool, err error) {
+	fresh := func() *exec.Cmd {
+		again := *cmd
+		return &again
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.child.cmd.Process.Pid))
+	name := fmt.Sprintf("guixci-inferior-%d-%d", os.Getpid(), groups.Add(1))
+	limits := cgroup.Limits{Memory: p.most}
+	p.group, err = cgroup.New(name, limits)
+	if err != nil && p.most > 0 { // without the limit perhaps
+		watched = true
+		p.group, err = cgroup.New(name, cgroup.Limits{})
+	}
+	if err == nil {
+		if p.cmd, err = p.group.Start(fresh); err == nil {
+			return watched, nil
+		}
+		p.leaveGroup()
+	}
+	p.group = nil
+	p.cmd = fresh()
+	return p.most > 0, p.cmd.Start()
+}
+
+// leaveGroup kills what is in the control group, and removes it.
+func (p *process) leaveGroup() {
+	ctx, cancel := context.WithTimeout(context.Background(), outputDelay)
+	defer cancel()
+	p.group.Remove(ctx) // what cannot be removed stays behind empty
+}
+
+// watchInterval is how often the memory of a child without a limit of the kernel's
+// is looked at: Guile fills some hundred megabytes in that time.
+const watchInterval = 100 * time.Millisecond
+
+// watch kills the child once it and its descendants occupy more memory than
+// they may. The function returned ends the watch, and waits for that.
+func (p *process) watch() (end func()) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(watchInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if familyMemory(p.cmd.Process.Pid) <= p.most {
+					continue
+				}
+				p.mu.Lock()
+				p.starved = true
+				p.mu.Unlock()
+				p.signal(syscall.SIGKILL)
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-ended
+	}
+}
+
+// familyMemory returns what a process and its descendants occupy.
+func familyMemory(pid int) int64 {
+	sum := residentMemory(pid)
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for _, field := range bytes.Fields(children) {
+		if child, err := strconv.Atoi(string(field)); err == nil {
+			sum += familyMemory(child)
+		}
+	}
+	return sum
+}
+
+// residentMemory returns how many bytes of memory a process occupies,
+// 0 if that cannot be told.
+func residentMemory(pid int) int64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	fields := bytes.Fields(text)
 	if err != nil || len(fields) < 2 {
 		return 0
@@ -31,32 +114,10 @@ func (s *Session) resident() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// guardInterval is how often a session's memory is looked at: Guile fills some
-// hundred megabytes in that time.
-const guardInterval = 100 * time.Millisecond
-
-// guard cancels once the session occupies more than most bytes. The function
-// returned ends the guard, and waits for that.
-func (s *Session) guard(most int64, cancel context.CancelCauseFunc) (end func()) {
-	stop, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(guardInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				if n := s.resident(); n > most {
-					cancel(fmt.Errorf("%w: %d MiB resident, at most %d allowed", errMemory, n>>20, most>>20))
-					return
-				}
-			}
-		}
-	}()
-	return func() {
-		close(stop)
-		<-ended
+// resident returns how many bytes of memory the child of a session occupies.
+func (s *Session) resident() int64 {
+	if s.child == nil {
+		return 0
 	}
+	return residentMemory(s.child.cmd.Process.Pid)
 }

@@ -84,6 +84,9 @@ func (o *EvaluateOptions) check() error {
 //go:embed evaluate.scm
 var evaluateSource string
 
+//go:embed intern.scm
+var internSource string
+
 //go:embed modes.scm
 var modesSource string
 
@@ -91,9 +94,9 @@ var modesSource string
 func (o *EvaluateOptions) programs() []string {
 	plain := func(m Mode) bool { return m == ModeHello }
 	if len(o.Manifests)+len(o.Modules) == 0 && !slices.ContainsFunc(o.Modes, func(m Mode) bool { return !plain(m) }) {
-		return []string{evaluateSource}
+		return []string{evaluateSource, internSource}
 	}
-	return []string{evaluateSource, modesSource}
+	return []string{evaluateSource, internSource, modesSource}
 }
 
 // request is the argument of guixci/enumerate.

@@ -11,19 +11,24 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/genenetwork/guixci/internal/cgroup"
 )
 
-// A process is a child in a process group of its own. One goroutine waits for
-// it from start on; whatever the child leaves behind in its group is killed
-// when it ends.
+// A process is a child in a process group of its own, and in a control group of
+// its own where we may make one. One goroutine waits for it from start on; whatever
+// the child leaves behind in its groups is killed when it ends.
 type process struct {
 	cmd    *exec.Cmd
+	group  *cgroup.Group // nil if none could be made
+	most   int64         // how much memory it may have; 0 means any
 	stderr *tail
 	exited chan struct{} // closed when the child is reaped and its output read
 	err    error         // of Wait; valid once exited is closed
 
-	mu   sync.Mutex // guards gone
-	gone bool       // the child has ended: its number must not be signalled
+	mu      sync.Mutex // guards gone, starved
+	gone    bool       // the child has ended: its number must not be signalled
+	starved bool       // it was killed because of its memory
 }
 
 // outputDelay bounds how long the output of a child that has ended is read:
@@ -31,29 +36,40 @@ type process struct {
 const outputDelay = 2 * time.Second
 
 // startProcess starts cmd in its own process group. The end of its standard
-// error is kept; also, which may be nil, gets all of it.
-func startProcess(cmd *exec.Cmd, also io.Writer) (*process, error) {
-	p := &process{cmd: cmd, stderr: &tail{}, exited: make(chan struct{})}
+// error is kept; also, which may be nil, gets all of it. If the child and its
+// descendants have more than most bytes of memory together they are killed; 0 means
+// that they may.
+func startProcess(cmd *exec.Cmd, also io.Writer, most int64) (*process, error) {
+	p := &process{most: most, stderr: &tail{}, exited: make(chan struct{})}
 	cmd.Stderr = p.stderr
 	if also != nil {
 		cmd.Stderr = io.MultiWriter(p.stderr, also)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = outputDelay
-	if err := cmd.Start(); err != nil {
+	watched, err := p.startInGroup(cmd)
+	if err != nil {
 		return nil, err
 	}
-	go p.reap()
+	go p.reap(watched)
 	return p, nil
 }
 
-func (p *process) reap() {
+// reap waits for the child and ends what it leaves behind.
+func (p *process) reap(watched bool) {
+	stop := func() {}
+	if watched {
+		stop = p.watch()
+	}
 	awaitExit(p.cmd.Process.Pid)
+	stop()
 	p.mu.Lock()
 	p.gone = true
 	// The child is a zombie until Wait, so its number still names the group.
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	p.starved = p.starved || p.group.Events().Killed > 0
 	p.mu.Unlock()
+	p.leaveGroup()
 	p.err = p.cmd.Wait()
 	if errors.Is(p.err, exec.ErrWaitDelay) {
 		p.err = nil // the child itself ended well
@@ -61,12 +77,27 @@ func (p *process) reap() {
 	close(p.exited)
 }
 
+// outOfMemory returns an error matching errMemory if the child was ended for having
+// used too much memory, and nil otherwise.
+func (p *process) outOfMemory() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.starved {
+		return nil
+	}
+	return fmt.Errorf("%w: at most %d MiB allowed", errMemory, p.most>>20)
+}
+
 // signal sends sig to the child and all in its group, if it still runs.
 func (p *process) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.gone {
-		syscall.Kill(-p.cmd.Process.Pid, sig)
+	if p.gone {
+		return
+	}
+	syscall.Kill(-p.cmd.Process.Pid, sig)
+	if sig == syscall.SIGKILL {
+		p.group.Kill()
 	}
 }
 

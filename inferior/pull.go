@@ -44,6 +44,10 @@ type Puller struct {
 	// Log, if not nil, gets what guix pull prints, as it comes, one write
 	// at a time.
 	Log io.Writer
+	// Memory is how many bytes guix pull and its children may occupy together
+	// before they are killed, as with [Options]; 0 means any number. What guix-daemon
+	// builds for it does not count.
+	Memory int64
 	// StopTimeout is how long a cancelled guix pull may take to end by itself
 	// after SIGTERM; 0 means 5 seconds.
 	StopTimeout time.Duration
@@ -226,7 +230,7 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 	cmd.ExtraFiles = []*os.File{lock.File(), fetching.File()}
 	log := &lockedWriter{mu: &p.logging, w: p.Log}
 	cmd.Stdout = log
-	child, err := startProcess(cmd, io.MultiWriter(log, &watcher{text: []byte(allFetched), found: fetching.Release}))
+	child, err := startProcess(cmd, io.MultiWriter(log, &watcher{text: []byte(allFetched), found: fetching.Release}), p.Memory)
 	if err != nil {
 		return startFailed(err)
 	}
@@ -241,6 +245,9 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 		return nil
 	}
 	failed := diagnosePull(evidence{command: "guix pull", messages: child.stderr.String(), status: child.status(), channels: channelNames(channels)})
+	if err := child.outOfMemory(); err != nil {
+		failed.Failure = Failure{Cause: CauseMemory, Message: err.Error(), Hint: hints[CauseMemory], Log: failed.Log}
+	}
 	p.logger().Info("pull failed", "name", name, "stage", failed.Stage, "channel", failed.Channel, "err", failed.Message)
 	return failed
 }

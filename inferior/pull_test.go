@@ -53,6 +53,8 @@ func scriptedPull(args []string, _ io.Reader, _, stderr io.Writer) int {
 	case strings.Contains(string(text), "fail"):
 		fmt.Fprintln(stderr, "guix pull: error: Git error: failed to resolve address for example.org: Name or service not known")
 		return 1
+	case strings.Contains(string(text), "eat"):
+		eat()
 	case strings.Contains(string(text), "half"): // killed before it could register the root
 		link(profile, stderr)
 		fmt.Fprintln(stderr, "halfway")
@@ -266,6 +268,18 @@ func TestSystemContainer(t *testing.T) {
 	}
 	o.File = "/etc/odd.scm"
 	if _, err := inferior.SystemContainer(t.Context(), o); err == nil || errors.As(err, &failed) && failed.File == o.File {
+		t.Errorf("%v", err)
+	}
+}
+
+// A pull that eats memory is ended, and the channels are to blame.
+func TestPullMemory(t *testing.T) {
+	p := scriptedPuller(t)
+	p.Memory = 100 << 20
+	_, err := p.Pull(t.Context(), "greedy", []byte(channelsText+"; eat"))
+	var failed *inferior.PullError
+	if !errors.As(err, &failed) || failed.Cause != inferior.CauseMemory || failed.Machinery() ||
+		failed.Message != "too much memory: at most 100 MiB allowed" || failed.Hint == "" {
 		t.Errorf("%v", err)
 	}
 }

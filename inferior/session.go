@@ -194,7 +194,9 @@ func (s *Session) fail(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the inferior ended")
 		if s.child != nil { // it closed its output: let it say how it ended
-			s.awaitEnd()
+			if starved := s.awaitEnd(); starved != nil {
+				err = starved
+			}
 		}
 	}
 	s.abort(err)
@@ -213,13 +215,16 @@ func (s *Session) fail(err error) error {
 	return s.err
 }
 
-// awaitEnd gives a child that closed its output the time to end by itself.
-func (s *Session) awaitEnd() {
+// awaitEnd gives a child that closed its output the time to end by itself. The error
+// is not nil if that was because of its memory.
+func (s *Session) awaitEnd() error {
 	t := time.NewTimer(s.wait)
 	defer t.Stop()
 	select {
 	case <-s.child.exited:
+		return s.child.outOfMemory()
 	case <-t.C:
+		return nil
 	}
 }
 

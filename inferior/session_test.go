@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		"stubborn": stubborn,
 		"evaluate": scriptedEvaluation,
 		"grows":    scriptedGrowth,
+		"stale":    scriptedStaleness,
+		"eats":     inferiortest.Script{Answer: eats}.Program(),
 		"pull":     scriptedPull,
 		"system":   scriptedSystem,
 	})

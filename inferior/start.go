@@ -34,6 +34,10 @@ type Options struct {
 	// to standard output beside the protocol, as it comes. The end of it
 	// is in any case attached to errors.
 	Stderr io.Writer
+	// Memory is how many bytes the inferior and its children may occupy together
+	// before they are killed; 0 means any number. Where control groups
+	// can be made the kernel sees to it, else we look ten times a second.
+	Memory int64
 	// StopTimeout is the time each rung of the stop ladder is given;
 	// 0 means 2 seconds.
 	StopTimeout time.Duration
@@ -63,7 +67,7 @@ func Start(ctx context.Context, o Options) (_ *Session, err error) {
 	if cmd.Dir = o.Dir; cmd.Dir == "" {
 		cmd.Dir = "/"
 	}
-	child, err := startProcess(cmd, o.Stderr)
+	child, err := startProcess(cmd, o.Stderr, o.Memory)
 	stdin.Close()
 	stdout.Close()
 	if err != nil {
@@ -74,7 +78,7 @@ func Start(ctx context.Context, o Options) (_ *Session, err error) {
 	if err := s.greet(ctx, keepApart); err != nil {
 		return nil, fmt.Errorf("start inferior %q: %w", path, err)
 	}
-	s.log.Debug("inferior session started", "guix", path, "pid", cmd.Process.Pid)
+	s.log.Debug("inferior session started", "guix", path, "pid", child.cmd.Process.Pid)
 	return s, nil
 }
 

@@ -73,7 +73,7 @@ func (o SystemOptions) run(ctx context.Context, suffix string) (item string, err
 	cmd.Env = environment(o.Env, "LC_ALL=C.UTF-8", "LANGUAGE=en")
 	var out bytes.Buffer
 	cmd.Stdout = &out
-	child, err := startProcess(cmd, o.Log)
+	child, err := startProcess(cmd, o.Log, 0)
 	if err != nil {
 		return "", fmt.Errorf("build system of %q: %w", o.File, err)
 	}

@@ -16,16 +16,17 @@ type worker struct {
 	*evaluation
 	number  int
 	found   chan<- Job
-	session *Session // nil if there is none
+	session *listing // nil if there is none
 	sent    []int    // items whose replies are awaited, in order
 	done    int      // replies of this session
 	big     bool     // the session is to be replaced
+	stale   bool     // the session said so; the next one is cautious
 }
 
 // workAll runs the workers until all is done; the first one has a session already.
 // Their sessions last until the end of all, and with them what keeps
 // derivations from being collected.
-func (e *evaluation) workAll(ctx context.Context, first *Session, found chan<- Job) error {
+func (e *evaluation) workAll(ctx context.Context, first *listing, found chan<- Job) error {
 	workers := make([]*worker, e.Sessions)
 	group, within := errgroup.WithContext(ctx)
 	for i := range workers {
@@ -51,11 +52,11 @@ func (e *evaluation) workAll(ctx context.Context, first *Session, found chan<- J
 func (w *worker) run(ctx context.Context) error {
 	for w.work.worthwhile(w.number) {
 		if w.session == nil {
-			s, err := w.open(ctx)
+			s, err := w.open(ctx, w.stale)
 			if err != nil {
 				return err
 			}
-			w.session, w.done, w.big = s, 0, false
+			w.session, w.done, w.big, w.stale = s, 0, false, false
 		}
 		for w.session != nil {
 			if !w.work.take(w.number) {
@@ -76,20 +77,24 @@ func (w *worker) close() {
 	}
 }
 
+// errStale is why a session was ended that counted on something in the store
+// that is not there any more.
+var errStale = errors.New("the store was collected")
+
 // leastDone is how many packages a session lowers before its memory matters:
 // else a budget below what it takes to list packages would cost a listing for each.
 const leastDone = 32
 
 // calls are the expressions that lower the worker's run, until the session is too big.
 func (w *worker) calls(yield func(sexp.Value) bool) {
-	for !w.tooBig() {
+	for !w.stale && !w.tooBig() {
 		i, ok := w.work.next(w.number)
 		if !ok {
 			return
 		}
 		w.sent = append(w.sent, i)
 		p, system := i%len(w.entries), w.Systems[i/len(w.entries)]
-		if !yield(sexp.L(sexp.Symbol("guixci/lower"), sexp.Int(p), sexp.String(system))) {
+		if !yield(sexp.L(sexp.Symbol("guixci/lower"), sexp.Int(w.session.numbers[p]), sexp.String(system))) {
 			return
 		}
 	}
@@ -110,8 +115,6 @@ func (w *worker) lower(ctx context.Context) error {
 	late := fmt.Errorf("not lowered within %v", w.PackageTimeout)
 	within, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	guard := w.session.guard(w.SessionMemory*2, cancel)
-	defer guard()
 	clock := time.AfterFunc(w.PackageTimeout, func() { cancel(late) })
 	defer clock.Stop()
 	for v, err := range w.session.EvalAll(within, w.calls) {
@@ -121,6 +124,10 @@ func (w *worker) lower(ctx context.Context) error {
 		}
 		if errors.Is(err, ErrClosed) {
 			return w.broke(ctx, err, late)
+		}
+		if _, w.stale = sexp.Rest(v, "stale"); w.stale {
+			cancel(errStale) // what was sent ahead need not be waited for
+			break
 		}
 		jobs, err := w.jobs(w.sent[0], v, err, late)
 		if err == nil {
@@ -134,8 +141,10 @@ func (w *worker) lower(ctx context.Context) error {
 		w.done++
 		clock.Reset(w.PackageTimeout)
 	}
-	if w.big {
-		w.Logger.Debug("inferior replaced", "resident", w.session.resident(), "packages", w.done)
+	if w.big || w.stale {
+		w.Logger.Debug("inferior replaced", "resident", w.session.resident(), "packages", w.done, "stale", w.stale)
+		w.work.back(w.number, len(w.sent))
+		w.sent = nil
 		w.close()
 	}
 	return nil

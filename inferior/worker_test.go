@@ -56,15 +56,14 @@ func scriptedGrowth(_ []string, stdin io.Reader, stdout, _ io.Writer) int {
 }
 
 func growingPackages() sexp.Value {
-	list := sexp.L()
+	list := sexp.L(sexp.Int(growers))
 	for i := range growers {
 		name := fmt.Sprintf("grower-%d", i)
 		if i == growers/2 {
 			name = "greedy"
 		}
 		file := fmt.Sprintf("packages/%d.scm", i/10)
-		list.Items = append(list.Items, sexp.L(sexp.String(""), sexp.String(name), sexp.String(""), sexp.String(name), sexp.String("1"),
-			sexp.String(file), sexp.Int(i+1), sexp.Int(0)))
+		list.Items = append(list.Items, sexp.L(sexp.String(name), sexp.String("1"), sexp.Int(i+1), sexp.Int(0), sexp.String(file)))
 	}
 	return list
 }
@@ -89,7 +88,7 @@ func TestEvaluateSessions(t *testing.T) {
 		seen[job.Name] = job
 		if job.Err == nil {
 			processes[job.Derivation] = true
-		} else if job.Package != "greedy" || job.Err.Key != "package-memory" || !strings.Contains(job.Err.Message(), "at most 200 allowed") {
+		} else if job.Package != "greedy" || job.Err.Key != "package-memory" || !strings.Contains(job.Err.Message(), "at most 200 MiB allowed") {
 			t.Errorf("%s: %v", job.Name, job.Err)
 		}
 	}
@@ -98,5 +97,56 @@ func TestEvaluateSessions(t *testing.T) {
 	}
 	if len(processes) < 3 {
 		t.Errorf("%d sessions did all, though each may grow by less than 100 packages", len(processes))
+	}
+}
+
+// scriptedStaleness stands in for an inferior that finds the store collected at every
+// hundredth package, unless it is cautious.
+func scriptedStaleness(_ []string, stdin io.Reader, stdout, _ io.Writer) int {
+	cautious := false
+	script := inferiortest.Script{Answer: func(expr sexp.Value) string {
+		if _, ok := sexp.Tagged(expr, "guixci/enumerate"); ok {
+			return inferiortest.Value(growingPackages())
+		}
+		if _, ok := sexp.Tagged(expr, "%current-system"); ok {
+			return inferiortest.Value(sexp.String("x86_64-linux"))
+		}
+		if rest, ok := sexp.Tagged(expr, "set!"); ok {
+			cautious = sexp.True(rest[1])
+		}
+		rest, ok := sexp.Tagged(expr, "guixci/lower")
+		if !ok {
+			return inferiortest.Value(sexp.Bool(true))
+		}
+		if n := rest[0].(sexp.Int); n%100 == 99 && !cautious {
+			return inferiortest.Value(sexp.L(sexp.L(sexp.Symbol("stale"))))
+		}
+		job, err := sexp.Parse(fmt.Sprintf(`((derivation "/gnu/store/%d.drv") (substitutable #t))`, os.Getpid()))
+		if err != nil {
+			panic(err)
+		}
+		return inferiortest.Value(job)
+	}}
+	if err := script.Serve(stdin, stdout); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// A session in which something is missing is replaced by one that counts on nothing.
+func TestEvaluateStale(t *testing.T) {
+	seen, processes := map[string]bool{}, map[string]bool{}
+	for job, err := range inferior.Evaluate(t.Context(), inferior.EvaluateOptions{
+		Session:  inferior.Options{Program: inferiortest.Path(t, "stale")},
+		Channels: []string{"mine"},
+	}) {
+		if err != nil || job.Err != nil || seen[job.Name] {
+			t.Fatal(err, job)
+		}
+		seen[job.Name] = true
+		processes[job.Derivation] = true
+	}
+	if len(seen) != growers || len(processes) != 2 {
+		t.Errorf("%d jobs by %d sessions", len(seen), len(processes))
 	}
 }
