@@ -18,7 +18,7 @@
              (guix profiles)
              (guix transformations)
              ((gnu packages package-management)
-              #:select (current-guix-package)))
+              #:select (current-guix-package channel-source->package)))
 
 ;; What (gnu ci) does not export, and may have been compiled away.
 
@@ -176,8 +176,7 @@ system, called STEM.SYSTEM."
 
 (define (guixci/guix-package source commit)
   "Return a promise of the package of the Guix in SOURCE."
-  (delay ((@ (guix build-system channel) channel-source->package)
-          source #:commit commit)))
+  (delay (channel-source->package source #:commit commit)))
 
 (define (guixci/image-entries source commit)
   (define guix (guixci/guix-package source commit))
