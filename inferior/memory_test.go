@@ -1,6 +1,7 @@
 package inferior_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -16,13 +17,9 @@ import (
 
 // eat takes memory until the process is killed.
 func eat() {
-	var kept [][]byte
-	for {
-		b := make([]byte, 4<<20)
-		for i := range b {
-			b[i] = byte(i)
-		}
-		kept = append(kept, b)
+	kept := make(map[int][]byte)
+	for n := 0; ; n++ {
+		kept[n] = bytes.Repeat([]byte{1}, 4<<20)
 	}
 }
 
