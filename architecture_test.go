@@ -36,8 +36,9 @@ var allowed = map[string][]string{
 	"guixci/store/storetest": {"guixci/store", "substitute"},
 	"guixci/build":           {"guixci/store", "substitute"},
 	"guixci/record":          {},
+	"guixci/specification":   {"channel", "inferior", "inferior/sexp", "guixci/record"},
 	"guixci": {"channel", "inferior", "inferior/sexp", "container", "substitute",
-		"guixci/store", "guixci/build", "guixci/record"},
+		"guixci/store", "guixci/build", "guixci/record", "guixci/specification"},
 
 	// What no importer sees serves drivers and tests and may use everything below them.
 	"internal/filelock": {},

@@ -60,7 +60,18 @@ func (e *Evaluator) Read(ctx context.Context, name string) (List, error) {
 	return list, err
 }
 
-func (e *Evaluator) evaluate(ctx context.Context, name string) (_ List, err error) {
+func (e *Evaluator) evaluate(ctx context.Context, name string) (List, error) {
+	out, said, err := e.Run(ctx, evaluateProgram, name)
+	if err != nil {
+		return nil, err
+	}
+	return evaluated(name, out, said)
+}
+
+// Run has a Guix run a program on a file, whose absolute name is its argument. It returns
+// what the program wrote, and the last lines of what it and the file said on standard
+// error. The error is an *[EvaluationError] if the program failed or exceeded a limit.
+func (e *Evaluator) Run(ctx context.Context, program []byte, name string) (out []byte, said string, err error) {
 	timeout, memory := e.Timeout, e.Memory
 	if timeout == 0 {
 		timeout = time.Minute
@@ -68,29 +79,29 @@ func (e *Evaluator) evaluate(ctx context.Context, name string) (_ List, err erro
 	if memory == 0 {
 		memory = 4 << 30
 	}
-	dir, err := os.MkdirTemp("", "guixci-channels-")
+	dir, err := os.MkdirTemp("", "guixci-evaluate-")
 	if err != nil {
-		return nil, fmt.Errorf("evaluate %q: %w", name, err)
+		return nil, "", fmt.Errorf("evaluate %q: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	script := filepath.Join(dir, "evaluate.scm")
-	if err := os.WriteFile(script, evaluateProgram, 0o600); err != nil {
-		return nil, fmt.Errorf("evaluate %q: %w", name, err)
+	if err := os.WriteFile(script, program, 0o600); err != nil {
+		return nil, "", fmt.Errorf("evaluate %q: %w", name, err)
 	}
 	absolute, err := filepath.Abs(name)
 	if err != nil {
-		return nil, fmt.Errorf("evaluate %q: %w", name, err)
+		return nil, "", fmt.Errorf("evaluate %q: %w", name, err)
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it took longer than %v", timeout))
 	defer cancel()
-	out, said, err := e.run(limited, memory, script, absolute)
+	out, said, err = e.run(limited, memory, script, absolute)
 	if err != nil {
-		return nil, &EvaluationError{File: name, Reason: err.Error(), Output: said}
+		return nil, said, &EvaluationError{File: name, Reason: err.Error(), Output: said}
 	}
-	return evaluated(name, out, said)
+	return out, said, nil
 }
 
-// run has the child write the channels. It and whatever it starts are killed when ctx ends.
+// run runs the child. It and whatever it starts are killed when ctx ends.
 func (e *Evaluator) run(ctx context.Context, memory int64, script, file string) ([]byte, string, error) {
 	guix := e.Guix
 	if len(guix) == 0 {

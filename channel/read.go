@@ -16,6 +16,15 @@ type NotDataError struct {
 	Form string // the expression, shortened
 }
 
+// NotData returns the *[NotDataError] about an expression.
+func NotData(file string, v sexp.Value, at sexp.Pos) error {
+	form := []rune(v.String())
+	if len(form) > 60 {
+		form = append(form[:59], '…')
+	}
+	return &NotDataError{File: file, Pos: at, Form: string(form)}
+}
+
 func (e *NotDataError) Error() string {
 	return fmt.Sprintf("%s:%v: %s is not plain data: write the channels out as (list (channel …) …), "+
 		`as "guix describe -f channels" prints them`, e.File, e.Pos, e.Form)
@@ -38,6 +47,21 @@ func ReadList(name string, r io.Reader) (List, error) {
 		return nil, err
 	}
 	return entries.list(), nil
+}
+
+// ReadExpression is [ReadList] for an expression that was read from a file of that name
+// already and stands at pos in it: the value of a field, for one.
+func ReadExpression(name string, expression sexp.Value, pos sexp.Pos) (List, error) {
+	e := evaluator{file: name}
+	v, err := e.eval(expression, pos)
+	if err != nil {
+		return nil, err
+	}
+	list, ok := v.(entries)
+	if !ok {
+		return nil, e.fail(pos, "%.40s is not a list of channels", expression)
+	}
+	return list.list(), nil
 }
 
 // An entry is a channel of a list, and where it is written.
@@ -100,11 +124,7 @@ func (e evaluator) fail(at sexp.Pos, format string, args ...any) error {
 }
 
 func (e evaluator) notData(v sexp.Value, at sexp.Pos) error {
-	form := []rune(v.String())
-	if len(form) > 60 {
-		form = append(form[:59], '…')
-	}
-	return &NotDataError{File: e.file, Pos: at, Form: string(form)}
+	return NotData(e.file, v, at)
 }
 
 func (e evaluator) eval(v sexp.Value, at sexp.Pos) (any, error) {
