@@ -43,6 +43,8 @@ type commitObject struct {
 	signature []byte    // armoured, nil when the commit is not signed
 	signed    []byte    // what the signature is over: everything else
 	when      time.Time // of the committer; the zero Time if it does not say so properly
+	author    string    // name of the author, without address
+	message   []byte    // what follows the headers
 	ambiguous string    // what others may read otherwise, empty in an honest commit
 }
 
@@ -60,6 +62,7 @@ func parseCommit(raw []byte) (*commitObject, error) {
 			return nil, errors.New("the commit ends within its headers")
 		}
 		if raw[at] == '\n' {
+			c.message = raw[at+1:]
 			break
 		}
 		end := headerEnd(raw, at)
@@ -133,12 +136,21 @@ func (c *commitObject) header(name, value string) (err error) {
 		var id objectID
 		id, err = parseID([]byte(value))
 		c.parents = append(c.parents, id)
+	case "author":
+		name, _, _ := strings.Cut(value, " <")
+		c.author = strings.ToValidUTF8(name, "\ufffd")
 	case "committer":
 		c.when = committed(value)
 	case "gpgsig":
 		c.signature = []byte(strings.ReplaceAll(value, "\n ", "\n"))
 	}
 	return err
+}
+
+// subject is the first line of the message.
+func (c *commitObject) subject() string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(c.message)), "\n")
+	return strings.ToValidUTF8(line, "\ufffd")
 }
 
 // committed returns the time in "NAME <ADDRESS> SECONDS ZONE".
