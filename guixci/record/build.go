@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -112,6 +113,14 @@ const buildColumns = `id, derivation, status, cause, culprit, attempts, started,
 func (r *Record) LatestBuild(derivation string) (*Build, error) {
 	return r.oneBuild(`SELECT `+buildColumns+` FROM builds WHERE derivation = ? ORDER BY id DESC LIMIT 1`, derivation)
 }
+
+// Builds yields the builds of a derivation, newest first. An error ends the sequence.
+func (r *Record) Builds(derivation string) iter.Seq2[Build, error] {
+	return rows(r, "read builds", scanBuild, `SELECT `+buildColumns+` FROM builds WHERE derivation = ? ORDER BY id DESC`, derivation)
+}
+
+// Interrupted is the Cause of a build that was running when the process that recorded it was killed.
+const Interrupted = "interrupted"
 
 // KnownBuild returns what is remembered of a derivation: that it succeeded, or that it
 // failed by its own fault and nobody has asked for a retry since.

@@ -154,27 +154,55 @@ func scanJob(row *sql.Rows) (j Job, err error) {
 	return j, err
 }
 
-// A Breakage says between which evaluations a job went from good to bad.
-type Breakage struct {
-	LastGood int64 // 0 if it never succeeded before
-	FirstBad int64 // 0 if it is not failing now
+// A Turn says when something last went from good to bad or back.
+type Turn struct {
+	Bad bool // as it is now
+	// Since is the first evaluation since when it has been as it is now; 0 if nothing is known.
+	Since int64
+	// Before is the last evaluation before that, in which it was the other way; 0 if
+	// it never was. What made the difference lies between the Locks of the two.
+	Before int64
 }
 
-// Breakage tells since when a job of a specification is failing: the channel
-// commits that broke it lie between the Locks of the two evaluations.
+// see takes in what an evaluation says, the newest first, and reports whether that was the last
+// that matters.
+func (t *Turn) see(evaluation int64, bad bool) (done bool) {
+	switch {
+	case t.Since == 0:
+		t.Since, t.Bad = evaluation, bad
+	case t.Bad == bad:
+		t.Since = evaluation
+	default:
+		t.Before = evaluation
+		return true
+	}
+	return false
+}
+
+// JobTurn tells since when a job of a specification is as it is.
 // Cancelled and pending builds say nothing and are passed over.
-func (r *Record) Breakage(specification, name, system string) (b Breakage, err error) {
+func (r *Record) JobTurn(specification, name, system string) (t Turn, err error) {
 	for j, err := range r.History(specification, name, system) {
-		switch {
-		case err != nil:
-			return Breakage{}, err
-		case !j.Status.Final() || j.Status == Cancelled:
-		case j.Status == Succeeded:
-			b.LastGood = j.Evaluation
-			return b, nil
-		default:
-			b.FirstBad = j.Evaluation
+		if err != nil {
+			return Turn{}, err
+		}
+		if j.Status.Final() && j.Status != Cancelled && t.see(j.Evaluation, j.Status != Succeeded) {
+			break
 		}
 	}
-	return b, nil
+	return t, nil
+}
+
+// PullTurn tells since when the verdict on a specification's locks is as it is.
+// Aborted evaluations are passed over.
+func (r *Record) PullTurn(specification string) (t Turn, err error) {
+	for e, err := range r.Evaluations(specification) {
+		if err != nil {
+			return Turn{}, err
+		}
+		if (e.Status == EvaluationSucceeded || e.Status == EvaluationFailed) && t.see(e.ID, e.Status == EvaluationFailed) {
+			break
+		}
+	}
+	return t, nil
 }

@@ -257,20 +257,46 @@ func TestWeatherOfUnloweredJob(t *testing.T) {
 	}
 }
 
-func TestBreakage(t *testing.T) {
+func TestTurn(t *testing.T) {
 	r := open(t, t.TempDir())
+	check := func(when string, want Turn) {
+		t.Helper()
+		got, err := r.JobTurn("sample", "hello", "x86_64-linux")
+		must(t, err)
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", when, got, want)
+		}
+	}
+	check("nothing yet", Turn{})
 	var ids []int64
-	for i, s := range []Status{Failed, Succeeded, Cancelled, Failed, FailedOther, Cancelled} {
-		ids = append(ids, evaluate(t, r, string(rune('a'+i)), map[string]Status{"hello": s}))
+	add := func(statuses ...Status) {
+		for _, s := range statuses {
+			ids = append(ids, evaluate(t, r, string(rune('a'+len(ids))), map[string]Status{"hello": s}))
+		}
 	}
-	got, err := r.Breakage("sample", "hello", "x86_64-linux")
-	must(t, err)
-	if want := (Breakage{LastGood: ids[1], FirstBad: ids[3]}); got != want {
-		t.Errorf("breakage %+v, want %+v", got, want)
+	add(Cancelled)
+	check("cancelled", Turn{})
+	add(Failed)
+	check("never good", Turn{Bad: true, Since: ids[1]})
+	add(Succeeded, Cancelled, Failed, FailedOther, Cancelled)
+	check("broken", Turn{Bad: true, Since: ids[4], Before: ids[2]})
+	add(Succeeded, Succeeded)
+	check("fixed", Turn{Since: ids[7], Before: ids[5]})
+
+	if got, err := r.PullTurn("sample"); err != nil || got != (Turn{Since: ids[0]}) {
+		t.Errorf("pull %+v %v", got, err)
 	}
-	evaluate(t, r, "z", map[string]Status{"hello": Succeeded})
-	if got, err = r.Breakage("sample", "hello", "x86_64-linux"); err != nil || got.FirstBad != 0 {
-		t.Errorf("breakage of a good job %+v, %v", got, err)
+	end := func(s EvaluationStatus) int64 {
+		id, err := r.BeginEvaluation(Evaluation{Specification: "sample"})
+		must(t, err)
+		must(t, r.FinishEvaluation(id, s, nil))
+		return id
+	}
+	end(EvaluationAborted)
+	red := end(EvaluationFailed)
+	end(EvaluationAborted)
+	if got, err := r.PullTurn("sample"); err != nil || got != (Turn{Bad: true, Since: red, Before: ids[8]}) {
+		t.Errorf("pull %+v %v", got, err)
 	}
 }
 

@@ -28,7 +28,7 @@ func (r *Record) recover() (err error) {
 			query string
 			args  []any
 		}{
-			{`UPDATE builds SET status = ?, cause = 'interrupted' WHERE status < 0`, []any{Cancelled}},
+			{`UPDATE builds SET status = ?, cause = ? WHERE status < 0`, []any{Cancelled, Interrupted}},
 			{`UPDATE jobs SET status = ?, build = NULL WHERE status IN (?, ?)`, []any{Scheduled, Running, Submitted}},
 			{`UPDATE jobs SET status = ? WHERE status < 0 AND evaluation IN (SELECT id FROM evaluations WHERE status = ?)`, []any{Cancelled, EvaluationStarted}},
 			{`UPDATE evaluations SET status = ? WHERE status = ?`, []any{EvaluationAborted, EvaluationStarted}},
