@@ -31,7 +31,8 @@
 //     substitute/agent answers guix-daemon in place of "guix substitute".
 //   - container: deployments of system containers: apply, probe, roll back.
 //   - guixci: the pipeline that composes these, with guixci/store (guix-daemon's protocol,
-//     derivations), guixci/build (the scheduler) and guixci/record (what happened).
+//     derivations), guixci/build (the scheduler), guixci/record (what happened) and
+//     guixci/specification (Cuirass's records).
 //   - drivers: the programs. examples: one small program per folder of the library.
 //   - internal: what no importer may see, above all guixbox, a real Guix for machines
 //     without one, in which the tests run.

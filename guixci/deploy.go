@@ -8,7 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/container"
@@ -17,6 +17,7 @@ import (
 )
 
 // A System is a file in a channel that declares an operating system, to be run in a container.
+// The file may use those beside it, with local-file or load.
 type System struct {
 	Channel string // name of a channel of the lock
 	File    string // in its repository, with slashes
@@ -38,7 +39,7 @@ func (p *Pipeline) Container(ctx context.Context, lock *channel.Lock, sys System
 	}
 	// guix refuses a root that exists. What it kept until now is kept by the
 	// generations that use it.
-	root := p.path("roots", "container-"+lock.Digest()+"-"+sys.Channel+"-"+strings.ReplaceAll(sys.File, "/", "-"))
+	root := p.path("roots", containerRoot(lock.Digest(), sys))
 	if err := os.Remove(root); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("root container: %w", err)
 	}
@@ -48,48 +49,20 @@ func (p *Pipeline) Container(ctx context.Context, lock *channel.Lock, sys System
 	})
 }
 
-// systemFile writes down the file as it is at the lock's commit.
+// systemFile returns the file as it is at the lock's commit, among its siblings.
 func (p *Pipeline) systemFile(ctx context.Context, lock *channel.Lock, sys System) (string, error) {
-	c, ok := lock.List().Named(sys.Channel)
-	if !ok {
+	i := slices.IndexFunc(lock.Channels, func(c channel.LockedChannel) bool { return c.Name == sys.Channel })
+	if i < 0 {
 		return "", fmt.Errorf("find system %s: no channel %q in the lock", sys.File, sys.Channel)
 	}
-	repo, err := p.repos.Open(ctx, c.URL)
-	if err != nil {
+	c := lock.Channels[i]
+	if found, err := p.hasFile(ctx, c, []string{sys.File}); err != nil {
 		return "", err
-	}
-	text, err := repo.File(c.Commit, sys.File)
-	if errors.Is(err, fs.ErrNotExist) {
+	} else if !found {
 		return "", fmt.Errorf("find system: channel %s has no file %q at commit %s", c.Name, sys.File, c.Commit)
 	}
-	if err != nil {
-		return "", err
-	}
-	file := p.path("systems", string(c.Commit), filepath.FromSlash(path.Clean("/"+sys.File)))
-	if err := writeSystemFile(file, text); err != nil {
-		return "", fmt.Errorf("write system file: %w", err)
-	}
-	return file, nil
-}
-
-// writeSystemFile makes the file appear whole: another call may have had a Guix read it.
-func writeSystemFile(file string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	dir, err := p.checkout(ctx, c)
+	return filepath.Join(dir, filepath.FromSlash(path.Clean("/"+sys.File))), err
 }
 
 // Deploy makes a container script built from lock the running generation of d,

@@ -26,7 +26,7 @@ const (
 type Event struct {
 	Kind          Kind
 	Time          time.Time
-	Specification string // its name
+	Specification string // its name; empty for the start and end of a build in a run of several
 	Lock          *channel.Lock
 	Commits       int
 	Verdict       *Verdict

@@ -68,7 +68,7 @@ type line struct {
 }
 
 // killed runs a victim and kills it, as the kernel would, when a line is the one. It
-// returns all lines up to that.
+// returns all lines up to that. Until then nobody else gets the state directory.
 func killed(t *testing.T, dir string, now func(line) bool) (lines []line) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -91,6 +91,10 @@ func killed(t *testing.T, dir string, now func(line) bool) (lines []line) {
 		json.Unmarshal(s.Bytes(), &l) // what is not an event stays text
 		lines = append(lines, l)
 		if found = now(l); found {
+			_, err := guixci.Open(filepath.Join(dir, "state"), guixci.Options{})
+			if held := (*record.HeldError)(nil); !errors.As(err, &held) || held.PID != cmd.Process.Pid {
+				t.Errorf("opened beside process %d: %v", cmd.Process.Pid, err)
+			}
 			cmd.Process.Kill()
 			break
 		}

@@ -31,13 +31,18 @@ type Options struct {
 	Daemon string
 	// Slots is how many derivations are built at the same time; 0 means 1.
 	Slots int
-	// Limits are those of builds that do not say otherwise.
+	// Limits bound all builds, however long their packages say they may take.
 	Limits build.Limits
 	// UseSubstitutes lets guix-daemon fetch what somebody else has built.
 	UseSubstitutes bool
 	// Notify is told what happens, in order. Everything waits for it, so it must return
 	// soon, and not call the Pipeline; nil tells nobody.
 	Notify func(Event)
+	// Cores is how many processor cores a build may use; 0 leaves it to guix-daemon.
+	Cores int
+	// Until ends runs early: with [Pulled] after the verdict, with [Enumerated] when all jobs are
+	// known, without building them. Such evaluations are recorded as aborted. Empty goes on to the end.
+	Until Kind
 	// Publish keeps an archive of everything that is built, so that [Pipeline.Handler]
 	// can offer it even when the store has collected it as garbage.
 	Publish bool
@@ -59,8 +64,11 @@ type Pipeline struct {
 	roots  *build.Roots
 	cache  *substitute.Cache // nil if nothing is published
 
-	turn chan struct{} // holds a token while a Run is at work
-	mu   sync.Mutex    // held while Notify is told
+	turn  chan struct{} // holds a token while a Run is at work
+	tells sync.Mutex    // held while Notify is told
+
+	mu    sync.Mutex      // guards again
+	again map[string]bool // specifications that Retry was asked for
 }
 
 // Open opens a state directory, which is made, with mode 0700, when missing.
@@ -76,14 +84,14 @@ func Open(dir string, o Options) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"repos", "profiles", "roots", "logs", "keys", "systems"} {
+	for _, sub := range []string{"repos", "profiles", "roots", "logs", "keys"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			r.Close()
 			return nil, fmt.Errorf("open state directory: %w", err)
 		}
 	}
 	p := &Pipeline{
-		dir: dir, o: o, record: r, turn: make(chan struct{}, 1),
+		dir: dir, o: o, record: r, turn: make(chan struct{}, 1), again: map[string]bool{},
 		repos: &channel.Repositories{Dir: filepath.Join(dir, "repos"), Logger: o.Logger},
 		puller: &inferior.Puller{Guix: o.Guix, Dir: filepath.Join(dir, "profiles"),
 			CacheDir: filepath.Join(dir, "cache"), Log: o.Log, Logger: o.Logger},
@@ -113,14 +121,14 @@ func (p *Pipeline) path(elem ...string) string {
 	return filepath.Join(append([]string{p.dir}, elem...)...)
 }
 
-func (p *Pipeline) notify(spec Specification, e Event) {
+func (p *Pipeline) notify(specification string, e Event) {
 	if p.o.Notify == nil {
 		return
 	}
-	e.Specification = spec.Name
+	e.Specification = specification
 	e.Time = time.Now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.tells.Lock()
+	defer p.tells.Unlock()
 	p.o.Notify(e)
 }
 
@@ -150,7 +158,7 @@ func (p *Pipeline) Lock(ctx context.Context, spec Specification) (*channel.Lock,
 	if err != nil {
 		return nil, err
 	}
-	p.notify(spec, Event{Kind: Locked, Lock: lock})
+	p.notify(spec.Name, Event{Kind: Locked, Lock: lock})
 	return lock, nil
 }
 

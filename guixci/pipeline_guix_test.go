@@ -20,6 +20,7 @@ import (
 	"github.com/genenetwork/guixci/guixci"
 	"github.com/genenetwork/guixci/guixci/build"
 	"github.com/genenetwork/guixci/guixci/record"
+	"github.com/genenetwork/guixci/guixci/specification"
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/inferior"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
@@ -140,7 +141,9 @@ func TestRun(t *testing.T) {
 	guixtest.Require(t)
 	b := newBench(t)
 	if _, err := b.set.Repo(samples.Project).Commit("master", "Add a system with a mistake.", map[string]string{
-		"deploy/wrong/container.scm": "(use-modules (gnu))\n\n(list\n  no-such-name)\n"}, b.set.Alice); err != nil {
+		"deploy/wrong/container.scm": "(use-modules (gnu))\n\n(list\n  no-such-name)\n",
+		"deploy/wrong/loads.scm":     "(use-modules (gnu))\n(load \"../common/said.scm\")\n",
+		"deploy/common/said.scm":     "(error \"the other file was read\")\n"}, b.set.Alice); err != nil {
 		t.Fatal(err)
 	}
 	spec := b.spec("sample-project", "sample-hello")
@@ -178,6 +181,7 @@ func noSystem(t *testing.T, b *bench, lock *channel.Lock) {
 		{guixci.System{Channel: samples.Project, File: "deploy/missing.scm"}, `channel sample-project has no file "deploy/missing.scm" at commit `},
 		{guixci.System{Channel: samples.Project, File: "deploy"}, `channel sample-project has no file "deploy" at commit `},
 		{guixci.System{Channel: samples.Project, File: "deploy/wrong/container.scm"}, "no-such-name"},
+		{guixci.System{Channel: samples.Project, File: "deploy/wrong/loads.scm"}, "the other file was read"},
 	}
 	for _, test := range tests {
 		_, err := b.Container(t.Context(), lock, test.system)
@@ -289,7 +293,7 @@ func unchanged(t *testing.T, b *bench) {
 	}
 
 	changes := map[string]func(*guixci.Specification){
-		"channels to build": func(s *guixci.Specification) { s.Build = []string{samples.Project} },
+		"channels to build": func(s *guixci.Specification) { s.Build = specification.Channels(samples.Project) },
 		"systems":           func(s *guixci.Specification) { s.Systems = []string{"i686-linux"} },
 		"policy":            func(s *guixci.Specification) { s.Green.Jobs = []string{jobName("sample-hello")} },
 	}
@@ -313,7 +317,7 @@ func unchanged(t *testing.T, b *bench) {
 		t.Errorf("other introduction: %+v %v", r, err)
 	}
 	spec = b.spec()
-	spec.Build = []string{"nobodys"}
+	spec.Build = specification.Channels("nobodys")
 	var wrong *guixci.SpecificationError
 	if _, err := b.Run(t.Context(), spec); !errors.As(err, &wrong) {
 		t.Errorf("a channel that is not in the lock: %v", err)
@@ -340,12 +344,12 @@ func TestNotUnchanged(t *testing.T) {
 	guixtest.Require(t)
 	b := newBench(t)
 	spec := b.spec()
-	spec.Build = []string{samples.Project}
+	spec.Build = specification.Channels(samples.Project)
 	if r := b.mustRun(t, spec); !r.Green || len(r.Jobs) != 1 {
 		t.Fatalf("%+v", r)
 	}
 	both := spec
-	both.Build = nil
+	both.Build = specification.Build{}
 	away := b.set.Repo(samples.Project).Dir + ".away"
 	if err := os.Rename(b.set.Repo(samples.Project).Dir, away); err != nil {
 		t.Fatal(err)

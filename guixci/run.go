@@ -1,7 +1,6 @@
 package guixci
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,7 +25,8 @@ type Report struct {
 	Verdict   *Verdict `json:"verdict"`
 	// Jobs are those of the evaluation; none if the verdict is red.
 	Jobs []record.Job `json:"jobs,omitempty"`
-	// Built counts the derivations that were built in this run, also in vain.
+	// Built counts the derivations that were built in this run, also in vain, and for
+	// whatever specification.
 	Built int `json:"built"`
 	// Green says that the verdict is green and the jobs satisfy the specification.
 	Green bool `json:"green"`
@@ -60,27 +60,63 @@ func (r *Report) Job(name string) (record.Job, bool) {
 // that the answer is unknown; the next Run goes on from there. It is a
 // *[SpecificationError] if spec is not one that can be run.
 func (p *Pipeline) Run(ctx context.Context, spec Specification) (*Report, error) {
-	if err := spec.Check(); err != nil {
-		return nil, err
+	o := p.RunAll(ctx, spec)[0]
+	return o.Report, o.Err
+}
+
+// An Outcome is what became of one specification in [Pipeline.RunAll].
+type Outcome struct {
+	Specification Specification
+	Report        *Report // nil if there is an Err, or if the specification is not active
+	Err           error   // as of [Pipeline.Run]
+}
+
+// RunAll is Run for several specifications, of different names, in one turn. They are pulled and
+// evaluated one after the other, those of the lowest Priority number first, while what is
+// known to be missing is built, also by Priority: each derivation once, however many want it.
+// One that has an error does not keep the others from their end.
+// There is an Outcome for each, in the order given.
+func (p *Pipeline) RunAll(ctx context.Context, specs ...Specification) []Outcome {
+	outcomes := make([]Outcome, len(specs))
+	err := distinct(specs)
+	var todo []*Outcome
+	for i, spec := range specs {
+		outcomes[i].Specification = spec
+		if outcomes[i].Err = err; err == nil && !spec.Inactive {
+			todo = append(todo, &outcomes[i])
+		}
 	}
-	if r, err := p.unchangedReport(ctx, spec); r != nil || err != nil {
-		return r, err
+	if todo = p.changed(ctx, todo); len(todo) == 0 {
+		return outcomes
 	}
 	waited, err := p.takeTurn(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", spec.Name, err)
+		for _, o := range todo {
+			o.Err = fmt.Errorf("run %s: %w", o.Specification.Name, err)
+		}
+		return outcomes
 	}
 	defer func() { <-p.turn }()
 	if waited { // perhaps for somebody who did the same
-		if r, err := p.unchangedReport(ctx, spec); r != nil || err != nil {
-			return r, err
+		todo = p.changed(ctx, todo)
+	}
+	p.workAll(ctx, todo)
+	return outcomes
+}
+
+// changed returns those for which there is something to do, and gives the others their report.
+func (p *Pipeline) changed(ctx context.Context, all []*Outcome) (todo []*Outcome) {
+	for _, o := range all {
+		if p.wantedAgain(o.Specification.Name) {
+			todo = append(todo, o)
+			continue
+		}
+		o.Report, o.Err = p.unchangedReport(ctx, o.Specification)
+		if o.Report == nil && o.Err == nil {
+			todo = append(todo, o)
 		}
 	}
-	e, err := p.begin(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	return p.evaluate(ctx, spec, e)
+	return todo
 }
 
 // takeTurn returns when no other Run is at work. waited says that one was.
@@ -115,7 +151,7 @@ func (p *Pipeline) begin(ctx context.Context, spec Specification) (*evaluation, 
 		return nil, err
 	}
 	e := &evaluation{lock: lock}
-	if e.channels, err = spec.jobChannels(lock); err != nil {
+	if e.channels, err = jobChannels(spec, lock); err != nil {
 		return nil, err
 	}
 	text, err := json.Marshal(lock)
@@ -148,33 +184,6 @@ func (p *Pipeline) abandonLast(spec Specification) error {
 	return nil
 }
 
-// evaluate takes what was begun to its end and records what comes of it.
-func (p *Pipeline) evaluate(ctx context.Context, spec Specification, e *evaluation) (*Report, error) {
-	err := p.judge(ctx, spec, e)
-	if err != nil {
-		return nil, errors.Join(err, p.finish(e, record.EvaluationAborted))
-	}
-	built := 0
-	if e.verdict.Green {
-		built, err = p.work(ctx, spec, e)
-	} else {
-		err = p.finish(e, record.EvaluationFailed)
-	}
-	if err != nil {
-		return nil, err
-	}
-	recorded, err := p.record.Evaluation(e.id)
-	if err != nil {
-		return nil, err
-	}
-	r, err := p.report(spec, *recorded)
-	if err != nil {
-		return nil, err
-	}
-	r.Commits, r.Built = e.commits, built
-	return r, nil
-}
-
 // judge authenticates and pulls a lock. An error other than a red verdict says
 // nothing about the channels.
 func (p *Pipeline) judge(ctx context.Context, spec Specification, e *evaluation) error {
@@ -183,7 +192,7 @@ func (p *Pipeline) judge(ctx context.Context, spec Specification, e *evaluation)
 		e.commits += a.Commits
 	}
 	if err == nil {
-		p.notify(spec, Event{Kind: Authenticated, Lock: e.lock, Commits: e.commits})
+		p.notify(spec.Name, Event{Kind: Authenticated, Lock: e.lock, Commits: e.commits})
 		e.profile, err = p.Pull(ctx, e.lock)
 	}
 	var verdict *Verdict
@@ -193,7 +202,7 @@ func (p *Pipeline) judge(ctx context.Context, spec Specification, e *evaluation)
 		return err
 	}
 	e.verdict = verdict
-	p.notify(spec, Event{Kind: Pulled, Lock: e.lock, Verdict: verdict})
+	p.notify(spec.Name, Event{Kind: Pulled, Lock: e.lock, Verdict: verdict})
 	return nil
 }
 
@@ -216,46 +225,4 @@ func (p *Pipeline) remember(spec Specification) error {
 		return fmt.Errorf("record specification %s: %v", spec.Name, err)
 	}
 	return p.record.PutSpecification(record.Specification{Name: spec.Name, Data: text})
-}
-
-// report reads what the record has of an evaluation.
-func (p *Pipeline) report(spec Specification, e record.Evaluation) (*Report, error) {
-	lock, err := recordedLock(&e)
-	if err != nil {
-		return nil, err
-	}
-	r := &Report{Specification: spec.Name, Evaluation: e.ID, Lock: lock, Digest: e.LockDigest, Verdict: new(Verdict)}
-	if err := json.Unmarshal(e.Verdict, r.Verdict); err != nil {
-		return nil, fmt.Errorf("read verdict of evaluation %d: %v", e.ID, err)
-	}
-	for job, err := range p.record.Jobs(e.ID) {
-		if err != nil {
-			return nil, err
-		}
-		r.Jobs = append(r.Jobs, job)
-	}
-	green, err := p.record.LastGreen(spec.Name, spec.Green)
-	if errors.Is(err, record.ErrNotFound) {
-		return r, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	r.Green = green.ID == e.ID
-	r.LastGreen, err = recordedLock(green)
-	return r, err
-}
-
-// LastGreen returns the newest lock of a specification that satisfied a policy:
-// the one to pull from. The error wraps [record.ErrNotFound] if there is none.
-func (p *Pipeline) LastGreen(specification string, policy record.Policy) (*channel.Lock, error) {
-	e, err := p.record.LastGreen(specification, policy)
-	if err != nil {
-		return nil, err
-	}
-	return recordedLock(e)
-}
-
-func recordedLock(e *record.Evaluation) (*channel.Lock, error) {
-	return channel.ReadLock("lock in the record", bytes.NewReader(e.Lock))
 }

@@ -1,74 +1,31 @@
 package guixci
 
 import (
-	"fmt"
-	"regexp"
+	"context"
+	"errors"
+	"io/fs"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/genenetwork/guixci/channel"
-	"github.com/genenetwork/guixci/guixci/record"
+	"github.com/genenetwork/guixci/guixci/build"
+	"github.com/genenetwork/guixci/guixci/specification"
+	"github.com/genenetwork/guixci/inferior"
 )
 
 // A Specification says what to watch and evaluate, and when it counts as green.
-// The word is Cuirass's, whose "specification" records have the same fields.
-type Specification struct {
-	// Name tells it from others in the record: letters, digits, "-", "_" and ".". Required.
-	Name string `json:"name"`
-	// Channels is the list a user would write: it need not be pinned, nor name
-	// what the channels depend on. One must be called guix.
-	Channels channel.List `json:"channels"`
-	// Build names the channels whose packages are jobs. None means all channels
-	// of the lock but guix itself.
-	Build []string `json:"build,omitempty"`
-	// Systems to build for; none means the one of the machine.
-	Systems []string `json:"systems,omitempty"`
-	// Priority among specifications, 0 first and 9 last.
-	Priority int `json:"priority,omitempty"`
-	// Green says which jobs must succeed for a lock to be green; the zero
-	// value means all.
-	Green record.Policy `json:"green"`
-}
-
-var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+type Specification = specification.Specification
 
 // A SpecificationError says what its author has to change in a specification.
-type SpecificationError struct {
-	Specification string // its name
-	Err           error  // what is wrong; may be [channel.ErrNoGuix], wrapped
-}
+type SpecificationError = specification.Error
 
-func (e *SpecificationError) Error() string {
-	return fmt.Sprintf("specification %q: %v", e.Specification, e.Err)
-}
-
-// Unwrap returns what is wrong.
-func (e *SpecificationError) Unwrap() error { return e.Err }
-
-func (s Specification) wrong(format string, args ...any) error {
-	return &SpecificationError{s.Name, fmt.Errorf(format, args...)}
-}
-
-// Check reports what is wrong with a specification, before anything is fetched.
+// jobChannels returns the names of the channels of lock whose packages spec wants.
 // The error is a *[SpecificationError].
-func (s Specification) Check() error {
-	if !nameRule.MatchString(s.Name) {
-		return s.wrong("its name must be letters, digits, dots, dashes and underscores, and begin with a letter or digit")
+func jobChannels(spec Specification, lock *channel.Lock) ([]string, error) {
+	if spec.Build.Mode != "" && spec.Build.Mode != "channels" {
+		return nil, nil
 	}
-	if len(s.Channels) == 0 {
-		return s.wrong("it has no channels")
-	}
-	if _, ok := s.Channels.Named("guix"); !ok {
-		return s.wrong("%w: add a channel of that name, which provides Guix itself", channel.ErrNoGuix)
-	}
-	if s.Priority < 0 || s.Priority > 9 {
-		return s.wrong("its priority is %d, and must be from 0 to 9", s.Priority)
-	}
-	return nil
-}
-
-// jobChannels returns the names of the channels of lock whose packages are wanted.
-// The error is a *[SpecificationError].
-func (s Specification) jobChannels(lock *channel.Lock) ([]string, error) {
 	var all []string
 	known := map[string]bool{}
 	for _, c := range lock.Channels {
@@ -77,14 +34,116 @@ func (s Specification) jobChannels(lock *channel.Lock) ([]string, error) {
 			all = append(all, c.Name)
 		}
 	}
-	if len(s.Build) == 0 {
+	if len(spec.Build.Arguments) == 0 {
 		return all, nil
 	}
-	for _, name := range s.Build {
+	for _, name := range spec.Build.Arguments {
 		if !known[name] {
-			return nil, s.wrong("no channel %q, whose packages are to be built, among those of the lock: %s",
+			return nil, spec.Wrong("build", "no channel %q, whose packages are to be built, among those of the lock: %s",
 				name, strings.Join(append([]string{"guix"}, all...), ", "))
 		}
 	}
-	return s.Build, nil
+	return spec.Build.Arguments, nil
+}
+
+// evaluateOptions say what is to be evaluated of a lock that was pulled.
+func (p *Pipeline) evaluateOptions(ctx context.Context, spec Specification, e *evaluation) (inferior.EvaluateOptions, error) {
+	o := inferior.EvaluateOptions{
+		Session:  inferior.Options{Program: e.profile.Guix(), Env: p.environment(), Logger: p.o.Logger},
+		Channels: e.channels, Systems: spec.Systems, Logger: p.o.Logger,
+		Sessions: spec.Sessions, SessionMemory: spec.SessionMemory,
+	}
+	b := spec.Build
+	switch b.Mode {
+	case "", "channels":
+		return o, nil
+	case "packages":
+		o.Packages = b.Arguments
+	case "manifests":
+		o.Manifests = b.Arguments
+	case "custom":
+		o.Modules = b.Arguments
+	default:
+		o.Modes = []inferior.Mode{inferior.Mode(b.Mode)}
+	}
+	var err error
+	o.Checkouts, err = p.checkouts(ctx, spec, e.lock)
+	return o, err
+}
+
+// checkouts are the files of those channels that the evaluation of spec looks into: with one
+// of its manifests, and Guix's for the modes that build that.
+func (p *Pipeline) checkouts(ctx context.Context, spec Specification, lock *channel.Lock) (all []inferior.Checkout, err error) {
+	for _, c := range lock.Channels {
+		wanted := false
+		switch inferior.Mode(spec.Build.Mode) {
+		case inferior.ModeGuix, inferior.ModeImages, inferior.ModeSystemTests:
+			wanted = c.Name == "guix"
+		case "manifests":
+			wanted, err = p.hasFile(ctx, c, spec.Build.Arguments)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !wanted {
+			continue
+		}
+		dir, err := p.checkout(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, inferior.Checkout{Name: c.Name, Directory: dir, Commit: string(c.Commit)})
+	}
+	return all, nil
+}
+
+// hasFile reports whether a channel has one of the files.
+func (p *Pipeline) hasFile(ctx context.Context, c channel.LockedChannel, files []string) (bool, error) {
+	repo, err := p.repos.Open(ctx, c.URL)
+	if err != nil {
+		return false, err
+	}
+	for _, file := range files {
+		switch _, err := repo.File(c.Commit, file); {
+		case err == nil:
+			return true, nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// limits are those of a job: the strictest of what its package, its specification and the
+// program say.
+func (p *Pipeline) limits(spec Specification, job inferior.Job) build.Limits {
+	return build.Limits{
+		Timeout:   strictest(job.Timeout, spec.Timeout, p.o.Limits.Timeout),
+		MaxSilent: strictest(job.MaxSilentTime, spec.MaxSilent, p.o.Limits.MaxSilent),
+		MaxLog:    p.o.Limits.MaxLog,
+	}
+}
+
+// strictest is the shortest time that is one; 0 if there is none.
+func strictest(times ...time.Duration) time.Duration {
+	times = slices.DeleteFunc(times, func(d time.Duration) bool { return d <= 0 })
+	if len(times) == 0 {
+		return 0
+	}
+	return slices.Min(times)
+}
+
+// distinct checks that specifications are sound and have different names.
+func distinct(specs []Specification) error {
+	seen := map[string]bool{}
+	for _, s := range specs {
+		if err := s.Check(); err != nil {
+			return err
+		}
+		if seen[s.Name] {
+			return s.Wrong("name", "there is another one of that name")
+		}
+		seen[s.Name] = true
+	}
+	return nil
 }

@@ -20,7 +20,7 @@ func (p *Pipeline) unchangedReport(ctx context.Context, spec Specification) (*Re
 	if e == nil || err != nil {
 		return nil, err
 	}
-	r, err := p.report(spec, *e)
+	r, err := p.History().report(spec, *e)
 	if err != nil {
 		return nil, err
 	}

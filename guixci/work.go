@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/genenetwork/guixci/guixci/build"
 	"github.com/genenetwork/guixci/guixci/record"
@@ -16,53 +16,126 @@ import (
 	"github.com/genenetwork/guixci/inferior"
 )
 
-// work evaluates the packages that spec wants of a profile and builds them as they
-// become known. It returns how many derivations were built.
-func (p *Pipeline) work(ctx context.Context, spec Specification, e *evaluation) (built int, err error) {
+// A shift is the work of one turn: whatever is to be built goes to one scheduler.
+type shift struct {
+	*Pipeline
+	daemon *build.Daemon
+	*build.Scheduler
+	alone string // the specification, if there is only one
+	built int    // derivations, also in vain; known when the scheduler has ended
+}
+
+// workAll takes specifications to their end, the most urgent first.
+func (p *Pipeline) workAll(ctx context.Context, todo []*Outcome) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	daemon := &build.Daemon{Pool: p.pool}
+	daemon := &build.Daemon{Pool: p.pool, Options: store.BuildOptions{Cores: p.o.Cores}}
 	defer daemon.Close()
 	defer p.pool.Release()
-	s := p.scheduler(daemon)
-	s.Notify = func(e build.Event) {
-		if e.Kind == build.Finished && e.Result.Attempts > 0 && !e.Result.Fetched {
-			built++
-		}
-		if err := p.recordBuild(e); err != nil {
-			cancel(err) // what cannot be recorded has not happened
-			return
-		}
-		p.notify(spec, Event{Kind: Built, Build: &e})
+	s := &shift{Pipeline: p, daemon: daemon, Scheduler: p.scheduler(daemon)}
+	if len(todo) == 1 {
+		s.alone = todo[0].Specification.Name
 	}
-	jobs := inferior.Evaluate(ctx, inferior.EvaluateOptions{
-		Session:  inferior.Options{Program: e.profile.Guix(), Env: p.environment(), Logger: p.o.Logger},
-		Channels: e.channels, Systems: spec.Systems, Logger: p.o.Logger,
-	})
-	// The builds go on when evaluation ends in an error, and the other way round:
-	// what is done is done. So neither's error cancels the other's context.
-	var group errgroup.Group
-	group.Go(func() error {
-		defer s.Seal()
-		err := p.enumerate(ctx, spec, e.id, s, held(ctx, daemon, jobs))
-		if err != nil {
-			return errors.Join(err, p.finish(e, record.EvaluationAborted))
+	s.Notify = func(e build.Event) {
+		if err := s.hear(e); err != nil {
+			cancel(err) // what cannot be recorded has not happened
 		}
-		if err := p.finish(e, record.EvaluationSucceeded); err != nil {
-			return err
-		}
-		p.notify(spec, Event{Kind: Enumerated, Lock: e.lock})
-		return nil
-	})
-	err = s.Run(ctx)
-	err = errors.Join(group.Wait(), err)
+	}
+	var scheduling sync.WaitGroup
+	var buildErr error
+	scheduling.Go(func() { buildErr = s.Scheduler.Run(ctx) })
+	todo = slices.SortedStableFunc(slices.Values(todo), func(a, b *Outcome) int { return a.Specification.Priority - b.Specification.Priority })
+	evaluations := make([]*evaluation, len(todo))
+	for i, o := range todo {
+		evaluations[i], o.Err = s.evaluate(ctx, o.Specification)
+	}
+	s.Seal()
+	scheduling.Wait()
+	if ctx.Err() != nil {
+		buildErr = context.Cause(ctx) // whatever it looked like from inside
+	}
+	for i, o := range todo {
+		s.conclude(o, evaluations[i], buildErr)
+	}
+}
+
+// conclude gives a specification its report.
+func (s *shift) conclude(o *Outcome, e *evaluation, buildErr error) {
+	if o.Err == nil && buildErr != nil {
+		o.Err = fmt.Errorf("evaluate and build %s: %w", o.Specification.Name, buildErr)
+	}
+	if o.Err != nil {
+		return
+	}
+	recorded, err := s.record.Evaluation(e.id)
+	if err == nil {
+		o.Report, err = s.History().report(o.Specification, *recorded)
+	}
+	if o.Err = err; err == nil {
+		o.Report.Commits, o.Report.Built = e.commits, s.built
+		s.done(o.Specification.Name)
+	}
+}
+
+// evaluate resolves, judges and evaluates a specification, and gives its jobs to the scheduler.
+// The builds go on when evaluation ends in an error: what is done is done.
+func (s *shift) evaluate(ctx context.Context, spec Specification) (*evaluation, error) {
+	e, err := s.begin(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	status := record.EvaluationFailed
+	err = s.judge(ctx, spec, e)
+	if err == nil && e.verdict.Green && s.o.Until != Pulled {
+		err = s.enumerateAll(ctx, spec, e)
+	}
+	switch {
+	case err != nil:
+		return nil, errors.Join(err, s.finish(e, record.EvaluationAborted))
+	case e.verdict.Green && s.o.Until != "":
+		status = record.EvaluationAborted
+	case e.verdict.Green:
+		status = record.EvaluationSucceeded
+	}
+	if err := s.finish(e, status); err != nil {
+		return nil, err
+	}
+	if e.verdict.Green && s.o.Until != Pulled {
+		s.notify(spec.Name, Event{Kind: Enumerated, Lock: e.lock})
+	}
+	return e, nil
+}
+
+// enumerateAll evaluates what spec wants of a profile.
+func (s *shift) enumerateAll(ctx context.Context, spec Specification, e *evaluation) error {
+	options, err := s.evaluateOptions(ctx, spec, e)
+	if err != nil {
+		return err
+	}
+	err = s.enumerate(ctx, spec, e.id, held(ctx, s.daemon, inferior.Evaluate(ctx, options)))
 	if ctx.Err() != nil {
 		err = context.Cause(ctx) // whatever it looked like from inside
 	}
 	if err != nil {
-		return built, fmt.Errorf("evaluate and build %s: %w", spec.Name, err)
+		return fmt.Errorf("evaluate and build %s: %w", spec.Name, err)
 	}
-	return built, nil
+	return nil
+}
+
+// hear records what the scheduler tells, and passes it on.
+func (s *shift) hear(e build.Event) error {
+	if e.Kind == build.Finished && e.Result.Attempts > 0 && !e.Result.Fetched {
+		s.built++
+	}
+	if err := s.recordBuild(e); err != nil {
+		return err
+	}
+	owner := s.alone
+	if e.Kind == build.JobDone {
+		owner = e.Job.Owner
+	}
+	s.notify(owner, Event{Kind: Built, Build: &e})
+	return nil
 }
 
 // held keeps the derivations of jobs from being collected as garbage until daemon is closed:
@@ -93,13 +166,13 @@ func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
 
 // enumerate records jobs as they come and gives them to the scheduler. Many jobs in
 // little time are recorded together, since each transaction waits for the disk.
-func (p *Pipeline) enumerate(ctx context.Context, spec Specification, id int64, s *build.Scheduler, jobs iter.Seq2[inferior.Job, error]) error {
+func (s *shift) enumerate(ctx context.Context, spec Specification, id int64, jobs iter.Seq2[inferior.Job, error]) error {
 	const most, longest = 64, 100 * time.Millisecond
 	var waiting []inferior.Job
 	var last time.Time
 	flush := func() error {
 		last = time.Now()
-		err := p.addJobs(spec, id, s, waiting)
+		err := s.addJobs(spec, id, waiting)
 		waiting = nil
 		return err
 	}
@@ -107,7 +180,7 @@ func (p *Pipeline) enumerate(ctx context.Context, spec Specification, id int64, 
 		if err != nil {
 			return errors.Join(err, flush())
 		}
-		p.notify(spec, Event{Kind: Evaluated, Job: &job})
+		s.notify(spec.Name, Event{Kind: Evaluated, Job: &job})
 		if waiting = append(waiting, job); len(waiting) >= most || time.Since(last) > longest {
 			if err := flush(); err != nil {
 				return err
@@ -117,7 +190,7 @@ func (p *Pipeline) enumerate(ctx context.Context, spec Specification, id int64, 
 	return errors.Join(flush(), context.Cause(ctx))
 }
 
-func (p *Pipeline) addJobs(spec Specification, id int64, s *build.Scheduler, jobs []inferior.Job) error {
+func (s *shift) addJobs(spec Specification, id int64, jobs []inferior.Job) error {
 	records := make([]record.Job, 0, len(jobs))
 	for _, job := range jobs {
 		r := record.Job{Name: job.Key, System: job.System, Derivation: job.Derivation}
@@ -130,14 +203,14 @@ func (p *Pipeline) addJobs(spec Specification, id int64, s *build.Scheduler, job
 		}
 		records = append(records, r)
 	}
-	if err := p.record.AddJobs(id, records...); err != nil {
+	if err := s.record.AddJobs(id, records...); err != nil {
 		return err
 	}
 	for _, job := range jobs {
-		if job.Derivation != "" {
+		if job.Derivation != "" && s.o.Until == "" {
 			s.Add(build.Job{
-				Name: job.Name, Derivation: store.StorePath(job.Derivation), Priority: spec.Priority,
-				Limits: build.Limits{Timeout: job.Timeout, MaxSilent: job.MaxSilentTime},
+				Name: job.Key, Owner: spec.Name, Derivation: store.StorePath(job.Derivation),
+				Priority: spec.Priority, Limits: s.limits(spec, job),
 			})
 		}
 	}

@@ -4,240 +4,158 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"hash/crc32"
 	"io"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
-	"time"
 
-	"github.com/genenetwork/guixci/channel"
+	"github.com/spf13/cobra"
+
 	"github.com/genenetwork/guixci/guixci"
-	"github.com/genenetwork/guixci/guixci/build"
-	"github.com/genenetwork/guixci/guixci/record"
+	"github.com/genenetwork/guixci/internal/check"
 	"github.com/genenetwork/guixci/internal/cli"
 )
 
-const usage = `Usage: guixci-check [OPTION]... --channels=FILE
-Lock the channels of FILE, authenticate and pull them, and build their packages;
-do only what was not done before.
+const program = "guixci-check"
 
-  --channels=FILE   a channels.scm
-  --build=NAMES     build the packages of these channels, separated by commas
-                    (default: all but guix)
-  --green=JOBS      the lock is green when these jobs succeed (default: all)
+const help = `Usage: guixci-check [OPTION]... SPEC...
+  or:  guixci-check [OPTION]... --channels=FILE
+  or:  guixci-check status [SPECIFICATION] | log JOB | green [JOB]...
+Lock, authenticate and pull the channels of the specifications in the files SPEC,
+build what they ask for, and say what broke; do only what was not done before.
+A SPEC has "specification" records as for "cuirass register", or the same in JSON.
+
+  --channels=FILE   check a channels.scm in place of specifications
+  --build=MODE      with --channels: build MODE, which is what field "build" of a
+                    specification can be, such as 'all', '(channels NAME...)',
+                    '(packages NAME...)' or '(manifests FILE...)'
+                    (default: the packages of all channels but guix)
+  --green=JOBS      with --channels: the lock is green when these jobs, separated by
+                    commas, succeed (default: all)
   --state=DIR       keep mirrors, profiles, logs and the record in DIR
                     (default: $XDG_STATE_HOME/guixci)
   --max-jobs=N      build N derivations at the same time (default: 1)
+  --cores=N         use N processor cores for each build (default: as guix-daemon says)
   --timeout=TIME    stop a build after TIME, such as 90m (default: as packages say)
-  --json            print one event per line, and the report as the last
+  --pull-only       stop after "guix pull"
+  --evaluate-only   stop when all derivations are known
+  --retry           look again, and build again what failed before
+  --keep=N          let go of what was made for any but the N newest evaluations of
+                    each specification, the last green one and what is deployed; 0
+                    keeps all (default: 10)
+  --json            print one event per line, a summary of each specification last
   --help            display this help and exit
   --version         display version information and exit
 
-Without --json it prints the last green lock, as a channels.scm to pull from.
+The verbs read the record, also while a check is going on: "status" says what the
+newest evaluation found, "log" prints the log of one of its jobs, "green" prints the
+last lock for which all was green, or the given JOBs were. With several
+specifications in the state directory, choose one by --spec=NAME.
+
+Without --json a check of one specification prints its last green lock, as a
+channels.scm to pull from, and one of several a line for each.
 Exit status: 0 green, 1 something is red, 2 wrong usage or configuration,
 3 the machinery failed, so the answer is unknown.
 `
 
-type options struct {
-	channels, build, green, state string
-	json                          bool
-	guixci.Options
-}
-
 func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var o options
-	flags := flag.NewFlagSet("guixci-check", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.StringVar(&o.channels, "channels", "", "")
-	flags.StringVar(&o.build, "build", "", "")
-	flags.StringVar(&o.green, "green", "", "")
-	flags.Func("state", "", cli.Directory(&o.state))
-	flags.IntVar(&o.Slots, "max-jobs", 1, "")
-	flags.DurationVar(&o.Limits.Timeout, "timeout", 0, "")
-	flags.BoolVar(&o.json, "json", false, "")
-	version := flags.Bool("version", false, "")
-	err := flags.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, usage)
-		return cli.OK
-	case err != nil:
-	case *version:
-		fmt.Fprint(stdout, cli.Version("guixci-check"))
-		return cli.OK
-	case flags.NArg() > 0:
-		err = fmt.Errorf("extraneous argument %q", flags.Arg(0))
-	case o.channels == "":
-		err = errors.New("no --channels given")
-	case o.Slots < 1:
-		err = fmt.Errorf("--max-jobs=%d: it takes one job at least", o.Slots)
+	root := command(stdout, stderr)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var misuse *cli.MisuseError
+	if errors.As(err, &misuse) {
+		return cli.Misuse(stderr, program, misuse)
 	}
 	if err != nil {
-		return cli.Misuse(stderr, "guixci-check", err)
-	}
-	if err = check(ctx, o, stdout, cli.NewProgress(stderr)); err != nil {
-		cli.Complain(stderr, "guixci-check", err)
+		cli.Complain(stderr, program, err)
 	}
 	return cli.ExitCode(err)
 }
 
-func check(ctx context.Context, o options, stdout io.Writer, progress *cli.Progress) (err error) {
-	spec, err := specification(o)
-	if err != nil {
-		return err
-	}
-	if o.state == "" {
-		o.state = cli.StateDir("guixci")
-	}
-	out := json.NewEncoder(stdout)
-	o.Notify = func(e guixci.Event) {
-		show(progress, e)
-		if o.json {
-			out.Encode(e)
+func command(stdout, stderr io.Writer) *cobra.Command {
+	var o check.Options
+	var channels, build, green, spec string
+	var pullOnly, evaluateOnly bool
+	root := &cobra.Command{Use: program, Version: "-", SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs}
+	root.SetVersionTemplate(cli.Version(program))
+	root.SetHelpFunc(func(*cobra.Command, []string) { fmt.Fprint(stdout, help) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cli.MisuseError{Err: err} })
+	root.CompletionOptions.HiddenDefaultCmd = true
+	all := root.PersistentFlags()
+	all.Func("state", "", cli.Directory(&o.State))
+	all.BoolVar(&o.JSON, "json", false, "")
+	flags := root.Flags()
+	flags.StringVar(&channels, "channels", "", "")
+	flags.StringVar(&build, "build", "", "")
+	flags.StringVar(&green, "green", "", "")
+	flags.IntVar(&o.Slots, "max-jobs", 1, "")
+	flags.IntVar(&o.Cores, "cores", 0, "")
+	flags.DurationVar(&o.Limits.Timeout, "timeout", 0, "")
+	flags.BoolVar(&pullOnly, "pull-only", false, "")
+	flags.BoolVar(&evaluateOnly, "evaluate-only", false, "")
+	flags.BoolVar(&o.Retry, "retry", false, "")
+	flags.IntVar(&o.Keep.Evaluations, "keep", 10, "")
+	root.RunE = func(c *cobra.Command, files []string) (err error) {
+		switch {
+		case len(files) == 0 && channels == "":
+			return misuse("no SPEC and no --channels given")
+		case len(files) > 0 && channels != "":
+			return misuse("extraneous argument %q with --channels", files[0])
+		case channels == "" && build+green != "":
+			return misuse("--build and --green go with --channels; specifications have fields for that")
+		case o.Slots < 1:
+			return misuse("--max-jobs=%d: it takes one job at least", o.Slots)
+		case o.Cores < 0 || o.Keep.Evaluations < 0:
+			return misuse("--cores=%d --keep=%d: neither may be negative", o.Cores, o.Keep.Evaluations)
 		}
+		if evaluateOnly {
+			o.Until = guixci.Enumerated
+		}
+		if pullOnly {
+			o.Until = guixci.Pulled
+		}
+		specs := make([]guixci.Specification, 1)
+		if channels != "" {
+			jobs := strings.FieldsFunc(green, func(c rune) bool { return c == ',' || c == ' ' })
+			specs[0], err = check.OfChannels(channels, build, jobs)
+		} else {
+			specs, err = check.Load(c.Context(), files)
+		}
+		if err != nil {
+			return err
+		}
+		return check.Run(c.Context(), specs, o, stdout, stderr)
 	}
-	p, err := guixci.Open(o.state, o.Options)
-	if err != nil {
-		return err
+	statusVerb := &cobra.Command{Use: "status", Args: most(0, 1), RunE: func(c *cobra.Command, args []string) error {
+		return check.Status(c.Context(), o.State, strings.Join(args, ""), o.JSON, stdout)
+	}}
+	logVerb := &cobra.Command{Use: "log", Args: most(1, 1), RunE: func(_ *cobra.Command, args []string) error {
+		return check.Log(o.State, spec, args[0], stdout)
+	}}
+	greenVerb := &cobra.Command{Use: "green", RunE: func(_ *cobra.Command, args []string) error {
+		return check.Green(o.State, spec, args, o.JSON, stdout)
+	}}
+	for _, verb := range []*cobra.Command{logVerb, greenVerb} {
+		verb.Flags().StringVar(&spec, "spec", "", "")
 	}
-	defer func() { err = errors.Join(err, p.Close()) }()
-	progress.Step(spec.Name)
-	report, err := p.Run(ctx, spec)
-	progress.Done()
-	var wrong *guixci.SpecificationError
-	if errors.As(err, &wrong) {
-		return &cli.UsageError{Err: wrong.Err}
-	}
-	if err != nil {
-		return err
-	}
-	conclude(p, progress, report)
-	if o.json {
-		err = out.Encode(report)
-	} else if report.LastGreen != nil {
-		_, err = report.LastGreen.WriteTo(stdout)
-	}
-	if err != nil || report.Green {
-		return err
-	}
-	return notGreen(o, report, spec.Green)
+	root.AddCommand(statusVerb, logVerb, greenVerb)
+	return root
 }
 
-// notGreen says why a report is not green: something is red, or not known. What is red
-// is so whatever the machinery does.
-func notGreen(o options, r *guixci.Report, policy record.Policy) error {
-	wanted := func(j record.Job) bool { return len(policy.Jobs) == 0 || slices.Contains(policy.Jobs, j.Name) }
-	for _, name := range policy.Jobs {
-		if _, ok := r.Job(name); !ok && r.Verdict.Green {
-			return fmt.Errorf("%s is %w: there is no job %q, which --green asks for", o.channels, cli.ErrRed, name)
-		}
-	}
-	isRed := func(j record.Job) bool {
-		return wanted(j) && (j.Status == record.Failed || j.Status == record.DependencyFailed)
-	}
-	if r.Verdict.Green && !slices.ContainsFunc(r.Jobs, isRed) {
-		return fmt.Errorf("%s: %d jobs could not be built for want of disk, daemon or time: run it again", o.channels, len(r.Undecided()))
-	}
-	return fmt.Errorf("%s is %w", o.channels, cli.ErrRed)
+func misuse(format string, args ...any) error {
+	return &cli.MisuseError{Err: fmt.Errorf(format, args...)}
 }
 
-func specification(o options) (guixci.Specification, error) {
-	f, err := os.Open(o.channels)
-	if err != nil {
-		return guixci.Specification{}, &cli.UsageError{Err: err}
-	}
-	defer f.Close()
-	list, err := channel.ReadList(o.channels, f)
-	if err != nil {
-		return guixci.Specification{}, &cli.UsageError{Err: err}
-	}
-	// The same file is the same specification, wherever it is called from.
-	name, err := filepath.Abs(o.channels)
-	if err != nil {
-		return guixci.Specification{}, &cli.UsageError{Err: err}
-	}
-	spec := guixci.Specification{Name: specName(name), Channels: list, Build: words(o.build), Green: record.Policy{Jobs: words(o.green)}}
-	var wrong *guixci.SpecificationError
-	if err := spec.Check(); errors.As(err, &wrong) {
-		return spec, &cli.UsageError{Err: fmt.Errorf("%s: %w", o.channels, wrong.Err)}
-	}
-	return spec, nil
-}
-
-// specName turns a file name into a specification's: /etc/guix/channels.scm becomes
-// etc-guix-channels-d6ab133b. The digits tell it from /etc/guix-channels.scm.
-func specName(file string) string {
-	name := strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' {
-			return c
+// most takes from least to most arguments.
+func most(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return misuse("%s takes %d to %d arguments, and got %d", c.Name(), least, most, len(args))
 		}
-		return '-'
-	}, strings.TrimSuffix(file, ".scm"))
-	return strings.TrimLeft(fmt.Sprintf("%s-%08x", name, crc32.ChecksumIEEE([]byte(file))), "-._")
-}
-
-func words(list string) []string {
-	return strings.FieldsFunc(list, func(c rune) bool { return c == ',' || c == ' ' })
-}
-
-// show tells people what happens.
-func show(progress *cli.Progress, e guixci.Event) {
-	switch {
-	case e.Kind == guixci.Locked:
-		progress.Line("lock %.12s… of %d channels", e.Lock.Digest(), len(e.Lock.Channels))
-	case e.Verdict != nil:
-		progress.Line("%v", e.Verdict)
-	case e.Job != nil && e.Job.Err != nil:
-		progress.Line("%s has no derivation: %s", e.Job.Name, e.Job.Err.Message())
-	case e.Job != nil:
-		progress.Detail("evaluating %s", e.Job.Name)
-	case e.Build != nil && e.Build.Kind == build.Finished:
-		r, took := e.Build.Result, ""
-		if !r.Started.IsZero() {
-			took = fmt.Sprintf(" in %v", r.Stopped.Sub(r.Started).Round(100*time.Millisecond))
-		}
-		if r.Cause.Number() == 3 && r.Message != "" {
-			took = ": " + r.Message
-		}
-		progress.Line("%s %s%s", r.Derivation.Name(), r.Cause, took)
-	case e.Build != nil && e.Build.Kind == build.Started:
-		progress.Detail("building %s", e.Build.Derivation.Name())
+		return nil
 	}
-}
-
-// conclude tells people what came of it: each job that is not well, and why.
-func conclude(p *guixci.Pipeline, progress *cli.Progress, r *guixci.Report) {
-	counts := map[record.Status]int{}
-	for _, j := range r.Jobs {
-		counts[j.Status]++
-		if j.Status == record.Succeeded || j.Derivation == "" {
-			continue
-		}
-		because := ""
-		if j.Culprit != "" {
-			because = ": " + filepath.Base(j.Culprit)
-		}
-		progress.Line("%s %s%s", j.Name, j.Cause, because)
-		if b, err := p.Record().LatestBuild(j.Derivation); err == nil {
-			for _, line := range b.Telling {
-				progress.Line("  | %s", line)
-			}
-		}
-	}
-	if r.Verdict.Hint != "" {
-		progress.Line("hint: %s", r.Verdict.Hint)
-	}
-	what := "checked"
-	if r.Unchanged {
-		what = "unchanged since evaluation"
-	}
-	progress.Line("%s %d: %d of %d jobs succeeded", what, r.Evaluation, counts[record.Succeeded], len(r.Jobs))
 }

@@ -13,6 +13,7 @@ type StorePath = store.StorePath
 // Several jobs may name the same derivation.
 type Job struct {
 	Name       string // for the caller; need not be unique
+	Owner      string // likewise: on whose behalf
 	Derivation StorePath
 	Priority   int    // lower goes first; Cuirass has 0 to 9
 	Limits     Limits // of its own derivation; what that needs has the scheduler's

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -34,6 +35,14 @@ func (e *UsageError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the mistake.
 func (e *UsageError) Unwrap() error { return e.Err }
+
+// A MisuseError is a mistake in the command line, for [Misuse] to tell.
+type MisuseError struct{ Err error }
+
+func (e *MisuseError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the mistake.
+func (e *MisuseError) Unwrap() error { return e.Err }
 
 // ErrRed is wrapped by errors that are answers: something is red.
 var ErrRed = errors.New("red")
@@ -98,14 +107,23 @@ func Complain(stderr io.Writer, program string, err error) {
 	}
 }
 
+// What pflag says of values that are none.
+var (
+	cobraValue   = regexp.MustCompile(`invalid argument (".*") for "(?:-., )?(--[a-z-]+)" flag: `)
+	numberSyntax = regexp.MustCompile(`: strconv\.\w+: .*`)
+)
+
 // Misuse tells the user what is wrong with the command line, in the words of GNU programs, and
 // returns the status to exit with.
 func Misuse(stderr io.Writer, program string, err error) int {
 	text := strings.NewReplacer(
+		"unknown flag: ", "unrecognized option ", "flag needs an argument: --", "option requires an argument: --",
 		"flag provided but not defined: -", "unrecognized option --",
 		"flag needs an argument: -", "option requires an argument: --",
 		"for flag -", "for option --", "for -", "for option --", ": parse error", "",
 	).Replace(err.Error())
+	text = cobraValue.ReplaceAllString(text, `invalid value $1 for option $2: `)
+	text = numberSyntax.ReplaceAllString(text, "")
 	fmt.Fprintf(stderr, "%s: %s\nTry '%s --help' for more information.\n", program, text, program)
 	return Usage
 }
