@@ -12,6 +12,7 @@ import (
 	"github.com/genenetwork/guixci/container"
 	"github.com/genenetwork/guixci/container/containertest"
 	"github.com/genenetwork/guixci/container/shepherd"
+	"github.com/genenetwork/guixci/internal/guixbox"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
@@ -54,4 +55,10 @@ func TestRunner(t *testing.T) {
 		Restarts: true,
 		Limits:   os.Geteuid() == 0,
 	}.Run(t)
+}
+
+// A real container under a real shepherd.
+func TestDeploy(t *testing.T) {
+	r := &shepherd.Runner{Socket: startShepherd(t)}
+	containertest.Deploy(t, "shepherd", r, containertest.SampleScript(t), guixbox.Exposed())
 }

@@ -2,6 +2,7 @@ package systemd_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,12 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 
 	"github.com/genenetwork/guixci/container"
 	"github.com/genenetwork/guixci/container/containertest"
 	"github.com/genenetwork/guixci/container/systemd"
 	"github.com/genenetwork/guixci/internal/cgroup"
+	"github.com/genenetwork/guixci/internal/guixbox"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
@@ -34,6 +37,21 @@ mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /etc/systemd/system
 mkdir -p /run/systemd/system
 cat > /run/systemd/system/inside.service
+cat > /run/systemd/system/dbus.socket <<END
+[Unit]
+DefaultDependencies=no
+[Socket]
+ListenStream=/run/dbus/system_bus_socket
+END
+cat > /run/systemd/system/dbus.service <<END
+[Unit]
+DefaultDependencies=no
+Requires=dbus.socket
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation --syslog-only
+END
 exec ` + program + ` --system --unit=inside.service --log-level=warning --log-target=console --show-status=no --crash-reboot=no
 `
 
@@ -41,20 +59,22 @@ exec ` + program + ` --system --unit=inside.service --log-level=warning --log-ta
 const inside = `[Unit]
 Description=tests of guixci
 DefaultDependencies=no
+Requires=dbus.service
+After=dbus.service
 SuccessAction=exit
 FailureAction=exit
 [Service]
 Type=exec
 ExecStart=%q %s
-Environment=%q %q
+Environment=%q %q %q %q
 WorkingDirectory=%s
 StandardOutput=append:%s
 StandardError=append:%s
 `
 
 // underSystemd runs the named test of this binary as a service of a systemd that
-// is there for nothing else.
-func underSystemd(t *testing.T, name string) {
+// is there for nothing else. The test inside is told of a run-container script.
+func underSystemd(t *testing.T, name, script string) {
 	t.Helper()
 	guixtest.Require(t)
 	if _, err := os.Stat(program); err != nil || os.Geteuid() != 0 {
@@ -72,7 +92,7 @@ func underSystemd(t *testing.T, name string) {
 		}
 	}()
 	output := filepath.Join(t.TempDir(), "output")
-	cmd, err := group.Start(func() *exec.Cmd { return bootCommand(t, name, output) })
+	cmd, err := group.Start(func() *exec.Cmd { return bootCommand(t, name, script, output) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +106,7 @@ func underSystemd(t *testing.T, name string) {
 	}
 }
 
-func bootCommand(t *testing.T, name, output string) *exec.Cmd {
+func bootCommand(t *testing.T, name, script, output string) *exec.Cmd {
 	dir, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +114,8 @@ func bootCommand(t *testing.T, name, output string) *exec.Cmd {
 	cmd := exec.Command("/bin/sh", "-c", boot)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "container=guixci"}
 	cmd.Stdin = strings.NewReader(fmt.Sprintf(inside, os.Args[0], "-test.v -test.run=^"+name+"$",
-		"GUIXCI_INSIDE="+name, "PATH="+os.Getenv("PATH"), dir, output, output))
+		"GUIXCI_INSIDE="+name, "PATH="+os.Getenv("PATH"),
+		"SCRIPT="+script, "EXPOSED="+strings.Join(guixbox.Exposed(), ":"), dir, output, output))
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS |
 		unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP}
@@ -104,12 +125,18 @@ func bootCommand(t *testing.T, name, output string) *exec.Cmd {
 // isInside reports whether this is the process that underSystemd is about.
 func isInside(t *testing.T) bool { return os.Getenv("GUIXCI_INSIDE") == t.Name() }
 
-// A real systemd passes what every runner must.
+// A real systemd passes what every runner must, spoken to over the system bus and,
+// by somebody else, over its private socket.
 func TestRunner(t *testing.T) {
 	if !isInside(t) {
-		underSystemd(t, t.Name())
+		underSystemd(t, t.Name(), "")
 		return
 	}
+	conn, err := dbus.NewSystemConnectionContext(t.Context())
+	if err != nil {
+		t.Fatalf("there is no system bus: %v", err)
+	}
+	conn.Close()
 	quick := 100 * time.Millisecond
 	containertest.Suite{
 		Runner:   &systemd.Runner{RestartAfter: quick, RestartAtMost: quick},
@@ -121,7 +148,7 @@ func TestRunner(t *testing.T) {
 // Where there is no controller, systemd leaves a limit out and says nothing. We do not.
 func TestLimitsAreNotLeftOut(t *testing.T) {
 	if !isInside(t) {
-		underSystemd(t, t.Name())
+		underSystemd(t, t.Name(), "")
 		return
 	}
 	r := new(systemd.Runner)
@@ -137,5 +164,29 @@ func TestLimitsAreNotLeftOut(t *testing.T) {
 	}
 	if names, err := r.Units(t.Context()); err != nil || len(names) > 0 {
 		t.Errorf("units %q, %v", names, err)
+	}
+}
+
+// A real container under a real systemd.
+func TestDeploy(t *testing.T) {
+	if !isInside(t) {
+		guixtest.Require(t)
+		underSystemd(t, t.Name(), containertest.SampleScript(t))
+		return
+	}
+	containertest.Deploy(t, "systemd", new(systemd.Runner), os.Getenv("SCRIPT"), filepath.SplitList(os.Getenv("EXPOSED")))
+}
+
+// That a program cannot be executed is the result of the job.
+func TestJobFails(t *testing.T) {
+	if !isInside(t) {
+		underSystemd(t, t.Name(), "")
+		return
+	}
+	err := new(systemd.Runner).Start(t.Context(), container.Unit{Name: "guixci-test-missing",
+		Command: []string{"/nonexistent"}, Log: filepath.Join(t.TempDir(), "log")})
+	var failed *systemd.JobError
+	if !errors.As(err, &failed) || failed.Job != "start" || failed.Result != "failed" {
+		t.Errorf("error %v", err)
 	}
 }
