@@ -39,8 +39,28 @@ func openMirror(url, dir string) *Repository {
 }
 
 func openMirrorWith(url, dir string, o filesystem.Options) *Repository {
-	store := filesystem.NewStorageWithOptions(osfs.New(dir), cache.NewObjectLRU(16*cache.MiByte), o)
+	store := filesystem.NewStorageWithOptions(osfs.New(dir), &objectCache{Object: cache.NewObjectLRU(8 * cache.MiByte)}, o)
 	return &Repository{URL: url, dir: dir, headDir: dir, store: store}
+}
+
+// An objectCache keeps few objects. Its like in go-git counts the bytes of objects but not what it
+// takes to keep one, which for the small ones of a long history is far more.
+type objectCache struct {
+	cache.Object
+	mu  sync.Mutex // guards put
+	put int
+}
+
+const maxCachedObjects = 4096
+
+func (c *objectCache) Put(o plumbing.EncodedObject) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.put++; c.put > maxCachedObjects {
+		c.Clear()
+		c.put = 1
+	}
+	c.Object.Put(o)
 }
 
 // forReadingMuch returns the same mirror with files that stay open until it is
