@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -69,51 +68,62 @@ func (b *Baker) Pending() int {
 	return len(b.wanted)
 }
 
+// placedAtOnce is how many items wait for the disk together.
+const placedAtOnce = 64
+
 // Run bakes until ctx ends, and returns nil.
 func (b *Baker) Run(ctx context.Context) error {
 	b.setup()
-	// Half of the time for a small item goes to waiting for the disk, during
-	// which another can be compressed.
-	const waiting = 4
-	src := takingTurns{b.Source, make(chan struct{}, b.Workers)}
+	baked := make(chan *cacheEntry, placedAtOnce)
 	var workers sync.WaitGroup
-	for range waiting * b.Workers {
-		workers.Go(func() {
-			for {
-				select {
-				case info := <-b.queue:
-					b.bake(ctx, src, info)
-				case <-ctx.Done():
-					return
-				}
-			}
-		})
+	for range b.Workers {
+		workers.Go(func() { b.work(ctx, baked) })
 	}
-	workers.Wait()
+	go func() { workers.Wait(); close(baked) }()
+	b.place(ctx, baked) // until it is closed
 	return nil
 }
 
-// A takingTurns Source writes only some archives at a time, and thereby limits who
-// compresses them.
-type takingTurns struct {
-	Source
-	turns chan struct{} // holds a token for each archive being written
-}
-
-func (s takingTurns) WriteNAR(ctx context.Context, w io.Writer, info *Info) error {
-	select {
-	case s.turns <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// work compresses what is wanted.
+func (b *Baker) work(ctx context.Context, baked chan<- *cacheEntry) {
+	for ctx.Err() == nil {
+		select {
+		case info := <-b.queue:
+			e, err := b.Cache.entry(ctx, b.Source, info)
+			if e != nil {
+				baked <- e
+			} else {
+				b.done(ctx, info, err)
+			}
+		case <-ctx.Done():
+		}
 	}
-	defer func() { <-s.turns }()
-	return s.Source.WriteNAR(ctx, w, info)
 }
 
-func (b *Baker) bake(ctx context.Context, src Source, info *Info) {
-	// What a crash takes away is baked again when somebody asks. File systems keep the
-	// order of names, so that no narinfo survives its archive.
-	err := b.Cache.add(ctx, src, info, placeFile)
+// place puts what was baked into the cache, as much as there is at a time. What a crash takes
+// away is baked again when somebody asks.
+func (b *Baker) place(ctx context.Context, baked <-chan *cacheEntry) {
+	for e := range baked {
+		entries := []*cacheEntry{e}
+		for more := true; more && len(entries) < placedAtOnce; {
+			select {
+			case e, ok := <-baked:
+				if more = ok; ok {
+					entries = append(entries, e)
+				}
+			default:
+				more = false
+			}
+		}
+		b.Cache.place(entries)
+		for _, e := range entries {
+			b.done(ctx, e.info, e.failed())
+		}
+	}
+}
+
+// done ends the baking of an item.
+func (b *Baker) done(ctx context.Context, info *Info, err error) {
 	b.mu.Lock()
 	delete(b.wanted, info.StorePath)
 	b.mu.Unlock()

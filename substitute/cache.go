@@ -2,7 +2,6 @@ package substitute
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
@@ -76,36 +75,15 @@ func (c *Cache) methods(p StorePath) []Compression {
 // fetched from the cache, even after a crash of the machine. One that is there already
 // is left alone. An archive that is not what info says is an error, and not kept.
 func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
-	return c.add(ctx, src, info, writeFile)
-}
-
-// A fileWriter is writeFile, or placeFile for those who can do without what
-// they added last if the machine crashes.
-type fileWriter func(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error
-
-func (c *Cache) add(ctx context.Context, src Source, info *Info, file fileWriter) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("cache %s: %w", info.StorePath, err)
-		}
-	}()
-	if there, err := c.load(info.StorePath.Hash()); err == nil && there.equivalent(info) {
-		return nil
-	}
-	methods := c.methods(info.StorePath)
-	if err := c.prepare(methods); err != nil {
+	e, err := c.entry(ctx, src, info)
+	if e == nil || err != nil {
 		return err
 	}
-	sizes, err := c.addArchives(ctx, src, info, methods, file)
-	if err != nil {
-		return err
+	c.place([]*cacheEntry{e})
+	if e.err == nil {
+		e.err = errors.Join(e.syncDirs(), syncDir(c.Dir))
 	}
-	host, _ := os.Hostname() // nobody checks it
-	n, err := NewNarInfo(info, c.Key, host, bakedURLs(info, methods, sizes))
-	if err != nil {
-		return err
-	}
-	return file(c.narInfo(info.StorePath.Hash()), 0o644, os.Rename, text(n.Bytes()))
+	return e.failed()
 }
 
 // bakedURLs lists the files of an item. If nobody without zstd could read any, the
@@ -144,31 +122,6 @@ func (c *Cache) prepare(methods []Compression) error {
 		return nil
 	}
 	return writeFile(name, 0o644, os.Rename, text([]byte(cacheInfo)))
-}
-
-// addArchives writes an archive under all methods while it is read once, and
-// returns the sizes of the files. They get their names only if it was the right one.
-func (c *Cache) addArchives(ctx context.Context, src Source, info *Info, methods []Compression, file fileWriter) ([]int64, error) {
-	sizes := make([]int64, len(methods))
-	check := &checker{w: io.Discard, info: info, sum: sha256.New()}
-	// with writes the first i files around what inner writes to the others.
-	var with func(i int, writers []io.Writer) error
-	with = func(i int, writers []io.Writer) error {
-		if i == len(methods) {
-			check.w = io.MultiWriter(writers...)
-			if err := src.WriteNAR(ctx, check, info); err != nil {
-				return err
-			}
-			return check.verify()
-		}
-		return file(c.archive(info.StorePath, methods[i].Method), 0o644, os.Rename, func(f io.Writer) error {
-			counted := &countingWriter{w: f}
-			err := methods[i].through(counted, info.NarSize, func(w io.Writer) error { return with(i+1, append(writers, w)) })
-			sizes[i] = counted.n
-			return err
-		})
-	}
-	return sizes, with(0, nil)
 }
 
 // load returns the narinfo of an item, from memory if its file is the one read before.

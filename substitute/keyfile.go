@@ -116,15 +116,6 @@ func (k *PrivateKey) writePublic(secret string) error {
 // and publish puts it in place, os.Rename to replace what is there, os.Link not to.
 // When it returns, the file is there even after a crash.
 func writeFile(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error {
-	if err := placeFile(path, mode, publish, write); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// placeFile is writeFile without waiting for the name to be on the disk: after a
-// crash the file may be missing, but is whole if it is there.
-func placeFile(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".tmp-")
 	if err != nil {
@@ -141,7 +132,10 @@ func placeFile(path string, mode fs.FileMode, publish func(from, to string) erro
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return publish(f.Name(), path)
+	if err := publish(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
 }
 
 // text writes what is at hand.

@@ -7,15 +7,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 const copyBuffer = 128 << 10
+
+var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
 // Dump writes the archive of the tree at path, which may be a file, a symbolic
 // link or a directory; links are not followed. Anything else in it is an error,
 // and so is a file whose size changes meanwhile.
 func Dump(w io.Writer, path string) error {
-	d := dumper{root: path, nw: NewWriter(w), buf: make([]byte, copyBuffer)}
+	buf := copyBuffers.Get().(*[copyBuffer]byte)
+	defer copyBuffers.Put(buf)
+	d := dumper{root: path, nw: NewWriter(w), buf: buf[:]}
 	info, err := os.Lstat(path)
 	if err != nil {
 		return fmt.Errorf("dump tree: %w", err)

@@ -1,0 +1,180 @@
+package substitute
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// A cacheEntry is an item on its way into a Cache. Its archives are written and known to be
+// right, but nobody finds them yet. To give them their names, one has to wait for the
+// disk; doing so for many entries at once takes little longer than for one.
+type cacheEntry struct {
+	info  *Info
+	files []*newFile // archives
+	text  *newFile   // narinfo
+	err   error      // why it is not in the cache
+}
+
+// A newFile has another name until it is placed.
+type newFile struct {
+	file *os.File
+	path string
+	size int64 // of what was written
+}
+
+func createFile(path string) (*newFile, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return &newFile{file: f, path: path}, nil
+}
+
+func (f *newFile) Write(p []byte) (int, error) {
+	n, err := f.file.Write(p)
+	f.size += int64(n)
+	return n, err
+}
+
+// place waits for the contents to be on the disk and gives the file its name: after a
+// crash it may be missing, but is whole if it is there.
+func (f *newFile) place() error {
+	err := errors.Join(f.file.Sync(), f.file.Close())
+	if err == nil {
+		err = os.Rename(f.file.Name(), f.path)
+	}
+	if err != nil {
+		os.Remove(f.file.Name())
+	}
+	return err
+}
+
+func (f *newFile) discard() {
+	f.file.Close()
+	os.Remove(f.file.Name())
+}
+
+// entry writes the archives of an item. Without an error, nil means that the cache has it.
+func (c *Cache) entry(ctx context.Context, src Source, info *Info) (*cacheEntry, error) {
+	if there, err := c.load(info.StorePath.Hash()); err == nil && there.equivalent(info) {
+		return nil, nil
+	}
+	e := &cacheEntry{info: info}
+	methods := c.methods(info.StorePath)
+	e.err = c.prepare(methods)
+	if e.err == nil {
+		e.err = e.writeArchives(ctx, c, src, methods)
+	}
+	if e.err == nil {
+		e.err = e.writeText(c, methods)
+	}
+	if e.err != nil {
+		e.discard()
+		return nil, e.failed()
+	}
+	return e, nil
+}
+
+// failed is why the entry is not in the cache.
+func (e *cacheEntry) failed() error {
+	if e.err == nil {
+		return nil
+	}
+	return fmt.Errorf("cache %s: %w", e.info.StorePath, e.err)
+}
+
+// writeArchives writes an archive under all methods while it is read once.
+func (e *cacheEntry) writeArchives(ctx context.Context, c *Cache, src Source, methods []Compression) error {
+	check := &checker{info: e.info, sum: sha256.New()}
+	// with compresses for the methods from the i-th on, around what compresses for the others.
+	var with func(i int, writers []io.Writer) error
+	with = func(i int, writers []io.Writer) error {
+		if i == len(methods) {
+			if check.w = writers[0]; len(writers) > 1 {
+				check.w = io.MultiWriter(writers...)
+			}
+			if err := src.WriteNAR(ctx, check, e.info); err != nil {
+				return err
+			}
+			return check.verify()
+		}
+		f, err := createFile(c.archive(e.info.StorePath, methods[i].Method))
+		if err != nil {
+			return err
+		}
+		e.files = append(e.files, f)
+		return methods[i].through(f, e.info.NarSize, func(w io.Writer) error { return with(i+1, append(writers, w)) })
+	}
+	return with(0, nil)
+}
+
+// writeText writes the narinfo.
+func (e *cacheEntry) writeText(c *Cache, methods []Compression) error {
+	sizes := make([]int64, len(methods))
+	for i, f := range e.files {
+		sizes[i] = f.size
+	}
+	host, _ := os.Hostname() // nobody checks it
+	n, err := NewNarInfo(e.info, c.Key, host, bakedURLs(e.info, methods, sizes))
+	if err != nil {
+		return err
+	}
+	if e.text, err = createFile(c.narInfo(e.info.StorePath.Hash())); err != nil {
+		return err
+	}
+	_, err = e.text.Write(n.text)
+	return err
+}
+
+func (e *cacheEntry) discard() {
+	for _, f := range e.files {
+		f.discard()
+	}
+	if e.text != nil {
+		e.text.discard()
+	}
+}
+
+// place makes entries appear, or leaves in them why they do not: archives first, and the
+// narinfos when all of their archives are there. File systems keep the order of names, so
+// that no narinfo survives its archive.
+func (c *Cache) place(entries []*cacheEntry) {
+	// When the writing of all has begun, the first to be waited for takes most of the time.
+	for _, e := range entries {
+		for _, f := range e.files {
+			startWriting(f.file)
+		}
+		startWriting(e.text.file)
+	}
+	for _, e := range entries {
+		for i, f := range e.files {
+			if e.err = f.place(); e.err != nil {
+				e.files = e.files[i+1:] // what is left to be discarded
+				e.discard()
+				break
+			}
+		}
+	}
+	for _, e := range entries {
+		if e.err == nil {
+			e.err = e.text.place()
+		}
+	}
+}
+
+// syncDirs waits for the names of archives to be on the disk.
+func (e *cacheEntry) syncDirs() error {
+	var errs []error
+	for _, f := range e.files {
+		errs = append(errs, syncDir(filepath.Dir(f.path)))
+	}
+	return errors.Join(errs...)
+}
