@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 // A Signature is a key's statement about a hash.
@@ -104,11 +105,11 @@ func (s *Signature) Bytes() []byte { return s.tree.advanced() }
 // the bytes as Latin-1 and encodes the characters in UTF-8.
 func (s *Signature) utf8() []byte {
 	raw := s.Bytes()
-	out := make([]rune, len(raw))
-	for i, b := range raw {
-		out[i] = rune(b)
+	out := make([]byte, 0, len(raw)+len(raw)/8)
+	for _, b := range raw {
+		out = utf8.AppendRune(out, rune(b))
 	}
-	return []byte(string(out))
+	return out
 }
 
 // latin1 is the inverse of utf8.
