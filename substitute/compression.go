@@ -43,9 +43,12 @@ const (
 	wideBytes = 4 << 20
 	// wideMost is how many processors an archive gets.
 	wideMost = 4
-	// narrowWindow is how far encoders for smaller archives look back: to the beginning.
-	narrowWindow = wideBytes
+	// narrowWindow is how far other encoders look back; they have twice as much memory.
+	narrowWindow = 2 << 20
 )
+
+// wideOnes bounds the memory of wide encoders. Who comes later gets one processor.
+var wideOnes = make(chan struct{}, max(2, runtime.GOMAXPROCS(0)/2))
 
 // wideWindow is how far an encoder with several processors looks back. It has some
 // thirty times as much memory. Less than the 2 MiB of the zstd command costs 1 to 2 % of the
@@ -96,7 +99,8 @@ func (c Compression) through(w io.Writer, size int64, write func(io.Writer) erro
 	if c.Method == "none" {
 		return write(w)
 	}
-	kind := encoderKind{c.Method, c.level(), c.Method == "zstd" && size >= wideBytes && runtime.GOMAXPROCS(0) > 1}
+	kind, done := c.kind(size)
+	defer done()
 	pool, _ := encoders.LoadOrStore(kind, &sync.Pool{})
 	enc, ok := pool.(*sync.Pool).Get().(encoder)
 	if !ok {
@@ -114,6 +118,20 @@ func (c Compression) through(w io.Writer, size int64, write func(io.Writer) erro
 		return err
 	}
 	return enc.Close()
+}
+
+// kind chooses the encoder for an archive; done is to be called when it is not used any more.
+func (c Compression) kind(size int64) (kind encoderKind, done func()) {
+	kind = encoderKind{method: c.Method, level: c.level()}
+	if c.Method == "zstd" && size >= wideBytes && runtime.GOMAXPROCS(0) > 1 {
+		select {
+		case wideOnes <- struct{}{}:
+			kind.wide = true
+			return kind, func() { <-wideOnes }
+		default:
+		}
+	}
+	return kind, func() {}
 }
 
 // newEncoder makes an encoder. Unless it is wide it works within the calls of Write; the

@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // spools are archives compressed on demand, in files without names. Compressing
@@ -25,8 +27,9 @@ type spools struct {
 	waiting atomic.Int64
 	bytes   atomic.Int64 // of all files
 
-	mu  sync.Mutex // guards all and the users of each
-	all map[spoolKey]*spool
+	mu   sync.Mutex // guards all and the users of each
+	all  map[spoolKey]*spool
+	idle *time.Timer // gives memory back when nothing has been compressed for a while
 }
 
 type spoolKey struct {
@@ -46,7 +49,18 @@ func (s *spools) start(dir string, limit int64, encoders int) {
 	}
 	s.dir, s.limit, s.slots = dir, limit, make(chan struct{}, encoders)
 	s.all = make(map[spoolKey]*spool)
+	s.idle = time.AfterFunc(restAfter, func() {
+		// Twice, since pools keep what they have through the first collection.
+		if len(s.slots) == 0 {
+			runtime.GC()
+			debug.FreeOSMemory()
+		}
+	})
+	s.idle.Stop()
 }
+
+// restAfter is how long encoders are kept for whoever comes next. They take tens of megabytes.
+const restAfter = time.Second
 
 // encoder waits for its turn to compress; the caller then has to call release.
 func (s *spools) encoder(ctx context.Context) (release func(), err error) {
@@ -54,7 +68,10 @@ func (s *spools) encoder(ctx context.Context) (release func(), err error) {
 	defer s.waiting.Add(-1)
 	select {
 	case s.slots <- struct{}{}:
-		return func() { <-s.slots }, nil
+		return func() {
+			<-s.slots
+			s.idle.Reset(restAfter)
+		}, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
