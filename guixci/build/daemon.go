@@ -46,6 +46,9 @@ func (d *Daemon) ValidPaths(ctx context.Context, paths []StorePath) ([]StorePath
 
 // Build has the daemon build one derivation.
 func (d *Daemon) Build(ctx context.Context, drv StorePath, limits Limits, log io.Writer) error {
+	if err := d.Hold(ctx, nil); err != nil { // the daemon may have been restarted
+		return err
+	}
 	options := d.Options
 	options.MaxJobs, options.KeepGoing = 1, false
 	options.Timeout, options.MaxSilentTime = limits.Timeout, limits.MaxSilent
@@ -110,7 +113,11 @@ func (d *Daemon) Hold(ctx context.Context, paths []StorePath) error {
 // is held, so the next call begins with a new connection.
 func (d *Daemon) hold(ctx context.Context, paths []StorePath) error {
 	fresh := d.fresh(paths)
-	if d.holder == nil {
+	if d.holder != nil && !d.holder.Alive() {
+		d.holder.Close()
+		d.holder = nil
+	}
+	if d.holder == nil && len(d.held) > 0 {
 		c, err := store.Dial(ctx, d.connections().Address)
 		if err != nil {
 			return reached(err)

@@ -12,7 +12,8 @@
 // dependency inside somebody else's job, where its failure is everybody's and its log
 // is nobody's. Here every derivation that is missing from the store is a
 // build of its own: made once, whoever wants it, after those it needs, with a log and a
-// [Cause] of its own. What is there already is not looked at further.
+// [Cause] of its own. What is there already is not looked at further, and with
+// [Scheduler.Substitutes] neither is what somebody else has built.
 //
 // # Order
 //
@@ -25,7 +26,13 @@
 // A derivation whose builder failed is failed and stays so. Those that need it, directly or
 // not, have "dependency failed" and name the culprit; what only they needed is
 // not built. When it is the machinery that failed (see [Cause.Machinery]), the build
-// is tried again, later and not for ever.
+// is tried again, later and not for ever. A failure from an earlier run that [Scheduler.Known]
+// remembers is not tried; [Scheduler.Retry] has it tried nevertheless.
+//
+// # Logs
+//
+// The complete log of every build is in [Scheduler.Logs], compressed when it has ended.
+// [Scheduler.Follow] yields it while it grows.
 //
 // The nodes "Derivations" and "Invoking guix-daemon" of the Guix manual are the background.
 package build

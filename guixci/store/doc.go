@@ -10,6 +10,9 @@
 //		fmt.Print(e.Text) // the log, and what the daemon says
 //	})
 //
+// The daemon may be on another machine, guix://HOST or ssh://HOST; a [Graph] reads
+// derivations from a directory, and a [Plan] of it tells what is missing and in what order.
+//
 // A [Client] is one connection and does one thing at a time; a [Pool] has as
 // many as are needed and makes new ones when the daemon was restarted.
 //

@@ -60,7 +60,7 @@ func (p *Pool) get(ctx context.Context, o *BuildOptions) (*Client, error) {
 		if c == nil {
 			break
 		}
-		if c.alive() {
+		if c.Alive() {
 			return c, nil
 		}
 		c.Close()
@@ -128,9 +128,9 @@ func (p *Pool) Close() error {
 	return nil
 }
 
-// alive reports whether an unused connection is still open at the other end,
-// as far as this can be seen without asking.
-func (c *Client) alive() bool {
+// Alive reports whether a connection on which nothing is under way is still open at the
+// other end, as far as this can be seen without asking.
+func (c *Client) Alive() bool {
 	if c.broken() != nil || c.r.r.Buffered() > 0 {
 		return false
 	}

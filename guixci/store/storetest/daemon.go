@@ -165,18 +165,18 @@ func (d *Daemon) Log() string {
 	return string(text)
 }
 
-// Builds counts how often the daemon began to build each derivation, by its name
-// without hash and ".drv". It counts the logs that are kept.
-func (d *Daemon) Builds() map[string]int {
-	counts := map[string]int{}
+// Built tells of which derivations, by their names without hash and ".drv", the daemon has begun
+// a build since it was first started: those that it has a log of.
+func (d *Daemon) Built() map[string]bool {
+	built := map[string]bool{}
 	filepath.WalkDir(filepath.Join(d.state, "log"), func(path string, e fs.DirEntry, err error) error {
 		if name, _, ok := strings.Cut(filepath.Base(path), ".drv"); err == nil && !e.IsDir() && ok {
 			_, name, _ = strings.Cut(name, "-")
-			counts[name]++
+			built[name] = true
 		}
 		return nil
 	})
-	return counts
+	return built
 }
 
 // Derivations is the store, as graphs and schedulers read it.
