@@ -34,7 +34,7 @@ type Graph struct {
 	nodes    []node
 	index    map[StorePath]ID
 	names    [][]string        // sets of output names
-	nameSets map[string]uint32 // index of names, by the names joined with commas
+	nameSets map[string]uint32 // index of names, by how they are written in derivations
 	problems map[ID]error      // why nodes could not be read
 	partial  bool              // there are nodes that were not read, other than those
 }
@@ -132,15 +132,14 @@ func (g *Graph) intern(path string) ID {
 	return id
 }
 
-// internNames returns the number of a set of output names.
-func (g *Graph) internNames(key string) uint32 {
-	if n, ok := g.nameSets[key]; ok {
+// internNames returns the number of a set of output names, given as derivations have it.
+func (g *Graph) internNames(list []byte) uint32 {
+	if n, ok := g.nameSets[string(list)]; ok {
 		return n
 	}
 	n := uint32(len(g.names))
-	key = strings.Clone(key)
-	g.names = append(g.names, strings.Split(key, ","))
-	g.nameSets[key] = n
+	g.names = append(g.names, (&atermReader{text: list}).strings())
+	g.nameSets[string(list)] = n
 	return n
 }
 

@@ -1,13 +1,13 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -99,23 +99,34 @@ func (l *loader) put(id ID, r *headReader, err error) {
 		l.graph.problems[id] = err
 		return
 	}
-	delete(l.graph.problems, id)
 	edges := make([]edge, len(r.inputs))
 	for i, in := range r.inputs {
-		edges[i] = edge{l.intern(in.derivation), l.graph.internNames(in.names)}
+		to, err := l.intern(in.derivation)
+		if err != nil {
+			l.graph.problems[id] = fmt.Errorf("%s: parse derivation: %w", l.graph.nodes[id].derivation, err)
+			return
+		}
+		edges[i] = edge{to, l.graph.internNames(in.names)}
 	}
+	delete(l.graph.problems, id)
 	n := &l.graph.nodes[id]
 	n.outputs, n.inputs = r.outputs, edges
 	l.done = append(l.done, id)
 }
 
-func (l *loader) intern(path string) ID {
-	known := len(l.graph.nodes)
-	id := l.graph.intern(path)
-	if l.deep && int(id) == known {
+// intern returns the node of an input, which is looked at more closely if it is new.
+func (l *loader) intern(path []byte) (ID, error) {
+	if id, ok := l.graph.index[StorePath(path)]; ok {
+		return id, nil
+	}
+	if err := check(StorePath(path)); err != nil {
+		return 0, err
+	}
+	id := l.graph.intern(string(path))
+	if l.deep {
 		l.queue = append(l.queue, id)
 	}
-	return id
+	return id, nil
 }
 
 // A headReader reads the beginning of a derivation, which says what it makes
@@ -126,9 +137,10 @@ type headReader struct {
 	inputs  []headInput
 }
 
-// A headInput is an Input whose names are joined with commas.
+// A headInput is an Input as it is in the buffer, with the names as they are
+// written between brackets. Most have been seen before, and need no memory of their own.
 type headInput struct {
-	derivation, names string
+	derivation, names []byte
 }
 
 func (h *headReader) read(store fs.FS, path StorePath) (err error) {
@@ -195,22 +207,33 @@ func (h *headReader) parse(text []byte) error {
 	r := &atermReader{text: text}
 	r.literal("Derive(")
 	r.list(func() {
-		o := readOutput(r)
-		o.Hash = ""
-		h.outputs = append(h.outputs, o)
+		r.literal("(")
+		name := string(r.bytes())
+		r.literal(",")
+		path := StorePath(r.bytes())
+		r.literal(",")
+		algorithm := string(r.bytes())
+		r.literal(",")
+		r.bytes() // the hash
+		r.literal(")")
+		h.outputs = append(h.outputs, Output{Name: name, Path: path, HashAlgorithm: algorithm})
 	})
 	if r.err == nil && len(h.outputs) == 0 {
 		r.fail("no outputs")
 	}
 	r.literal(",")
 	r.list(func() {
-		in := readInput(r)
-		h.inputs = append(h.inputs, headInput{string(in.Derivation), strings.Join(in.Outputs, ",")})
-	})
-	for _, in := range h.inputs {
-		if r.err == nil && check(StorePath(in.derivation)) != nil {
-			r.fail("input %q is not a store path", in.derivation)
+		r.literal("(")
+		derivation := r.bytes()
+		if len(r.buf) > 0 { // it was unescaped into what the next string needs
+			derivation = bytes.Clone(derivation)
 		}
-	}
+		r.literal(",")
+		begin := r.offset
+		r.list(func() { r.bytes() })
+		names := r.text[begin:r.offset]
+		r.literal(")")
+		h.inputs = append(h.inputs, headInput{derivation, names})
+	})
 	return r.err
 }
