@@ -24,6 +24,10 @@
 //
 // [SystemContainer] builds the script that "guix system container" makes.
 //
+// A child has a process group of its own and, where the caller may make one, a control
+// group: nothing of it is left when it has ended, and a limit on its memory
+// ([Options], [Puller]) counts what it has started too.
+//
 // Channel code runs in the children with the rights of the caller:
 // authenticate it before.
 package inferior

@@ -17,6 +17,16 @@ import (
 
 const system = "x86_64-linux"
 
+// smallGuix is the Guix at hand with few packages, targets and tests of systems.
+func smallGuix(t *testing.T) string {
+	t.Helper()
+	file, err := filepath.Abs("testdata/small/guix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // modesDirectory is a checkout of a channel with what some modes look for.
 func modesDirectory(t *testing.T) string {
 	t.Helper()
@@ -28,11 +38,11 @@ func modesDirectory(t *testing.T) string {
 }
 
 // onBuild are options for field "build" of a specification.
-func onBuild(t *testing.T, build string, systems ...string) inferior.EvaluateOptions {
+func onBuild(t *testing.T, guix, build string, systems ...string) inferior.EvaluateOptions {
 	t.Helper()
 	dir := modesDirectory(t)
 	o := inferior.EvaluateOptions{
-		Session:   inferior.Options{Stderr: testLog{t}},
+		Session:   inferior.Options{Program: guix, Stderr: testLog{t}},
 		Systems:   systems,
 		Checkouts: []inferior.Checkout{{Name: "guix", Directory: dir, Commit: strings.Repeat("ab", 20)}},
 	}
@@ -46,9 +56,9 @@ func onBuild(t *testing.T, build string, systems ...string) inferior.EvaluateOpt
 }
 
 // cuirassJobs returns what (gnu ci) itself makes of the field, sorted and without repetitions.
-func cuirassJobs(t *testing.T, build string, systems ...string) []string {
+func cuirassJobs(t *testing.T, guix, build string, systems ...string) []string {
 	t.Helper()
-	s := start(t, inferior.Options{Stderr: testLog{t}})
+	s := start(t, inferior.Options{Program: guix, Stderr: testLog{t}})
 	for _, form := range []string{
 		`(use-modules (gnu ci) (guix store))`,
 		`(define (text x) (if (symbol? x) (symbol->string x) x))`,
@@ -66,9 +76,9 @@ func cuirassJobs(t *testing.T, build string, systems ...string) []string {
 	pair := func(key string, v ...sexp.Value) sexp.Value {
 		return sexp.L(append([]sexp.Value{sexp.Symbol(key)}, v...)...)
 	}
-	guix := sexp.L(sexp.Symbol("repository"), pair("version", sexp.Int(0)), pair("url", sexp.String(modesDirectory(t))),
+	channel := sexp.L(sexp.Symbol("repository"), pair("version", sexp.Int(0)), pair("url", sexp.String(modesDirectory(t))),
 		pair("branch", sexp.String("master")), pair("commit", sexp.String(strings.Repeat("ab", 20))), pair("name", sexp.Symbol("guix")))
-	arguments := sexp.L(pair("channels", guix), pair("systems", sexp.Strings(systems...).Items...),
+	arguments := sexp.L(pair("channels", channel), pair("systems", sexp.Strings(systems...).Items...),
 		sexp.Cons(sexp.Symbol("subset"), expr(t, build)))
 	call := sexp.L(sexp.Symbol("map"), expr(t, `(lambda (job)
 	  (list (text (assq-ref job #:job-name)) (assq-ref job #:derivation) (assq-ref job #:nix-name)
@@ -117,7 +127,6 @@ func TestGuixModesAsCuirass(t *testing.T) {
 		`(manifests "manifest.scm")`,
 		`(custom (my jobs))`,
 		`guix`,
-		`core`,
 		`tarball`,
 	} {
 		t.Run(build, func(t *testing.T) {
@@ -125,20 +134,52 @@ func TestGuixModesAsCuirass(t *testing.T) {
 			if build == "hello" {
 				systems = append(systems, "aarch64-linux")
 			}
-			began := time.Now()
-			ours := ourJobs(t, onBuild(t, build, systems...))
-			t.Logf("%d jobs in %v", len(ours), time.Since(began))
-			if diff := cmp.Diff(cuirassJobs(t, build, systems...), ours); diff != "" || len(ours) == 0 {
-				t.Errorf("(-cuirass +ours):\n%s", diff)
+			compareWithCuirass(t, "", build, systems...)
+		})
+	}
+}
+
+// The modes that make very many jobs, where there is less of everything. TestGuixModesInFull
+// has all of it.
+func TestGuixBigModesAsCuirass(t *testing.T) {
+	guixtest.Require(t)
+	for build, some := range map[string]string{
+		`core`:         "aarch64-linux-gnu.hello.x86_64-linux",
+		`all`:          "tunable.x86_64-linux.skylake",
+		`images`:       "pine64-barebones-raw-image.x86_64-linux",
+		`system-tests`: "test.",
+	} {
+		t.Run(build, func(t *testing.T) {
+			if build == "all" {
+				t.Setenv("GUIXCI_TEST_FEW_PACKAGES", "yes")
+			}
+			jobs := compareWithCuirass(t, smallGuix(t), build, system)
+			if !strings.Contains(strings.Join(jobs, "\n"), some) {
+				t.Errorf("%s is not among %d jobs", some, len(jobs))
 			}
 		})
 	}
 }
 
+// compareWithCuirass checks that jobs are the same, and returns them.
+func compareWithCuirass(t *testing.T, guix, build string, systems ...string) []string {
+	t.Helper()
+	began := time.Now()
+	ours := ourJobs(t, onBuild(t, guix, build, systems...))
+	t.Logf("%d jobs in %v", len(ours), time.Since(began))
+	began = time.Now()
+	theirs := cuirassJobs(t, guix, build, systems...)
+	t.Logf("%d of (gnu ci) in %v", len(theirs), time.Since(began))
+	if diff := cmp.Diff(theirs, ours); diff != "" || len(ours) == 0 {
+		t.Errorf("(-cuirass +ours):\n%s", diff)
+	}
+	return ours
+}
+
 // One bad entry of a manifest is one bad job, and so is a bad manifest.
 func TestGuixManifestsBroken(t *testing.T) {
 	guixtest.Require(t)
-	o := onBuild(t, `(manifests "bad-entry.scm" "bad-manifest.scm" "no-such.scm")`, system)
+	o := onBuild(t, "", `(manifests "bad-entry.scm" "bad-manifest.scm" "no-such.scm")`, system)
 	o.Modules = []string{"(no such module)"}
 	var got []string
 	for job, err := range inferior.Evaluate(t.Context(), o) {
