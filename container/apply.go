@@ -31,6 +31,9 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	if was.runs(d.generation(rev)) && !rev.Force {
 		return was.current, nil
 	}
+	if g, err := d.comeBack(ctx, rev, was); g != nil || err != nil {
+		return g, err
+	}
 	next, err := d.admit(ctx, rev, was)
 	if err != nil {
 		d.tell(rev, next, WasRefused, err)
@@ -39,7 +42,11 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	if err := d.begin(ctx, rev, was, next); err != nil {
 		return nil, d.failed(Refused, err)
 	}
-	err = d.replace(ctx, was, next, rev.snapshotOf)
+	if next.beside(was) {
+		err = d.sideBySide(ctx, was, next)
+	} else {
+		err = d.replace(ctx, was, next, rev.snapshotOf)
+	}
 	if err == nil {
 		d.tell(rev, next, Confirmed, nil)
 		d.complain("remove old snapshots", d.forgetSnapshots(next.Number))
@@ -79,7 +86,14 @@ func (d *Deployment) confirm(in *Instance) error {
 // giveUp goes back to what was and returns the *[Error] that says how that went.
 func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation, rev Revision, cause error) error {
 	result := d.failed(Kept, cause)
-	untouched := errors.Is(cause, errUntouched)
+	returned, astray := errors.Is(cause, errReturned), errors.Is(cause, errAstray)
+	untouched := errors.Is(cause, errUntouched) || returned || astray
+	switch {
+	case returned:
+		result.Outcome = RolledBack
+	case astray:
+		result.Outcome = RollbackFailed
+	}
 	stuck := !untouched && was.running != nil && was.running.Alive() // it could not be stopped
 	if !stuck && ctx.Err() == nil {                                  // else it may be as good as any
 		next.Rejected = cause.Error()
@@ -103,7 +117,11 @@ func (d *Deployment) restore(ctx context.Context, was standing, next *Generation
 		return Kept, nil
 	}
 	d.log().Info("going back", "generation", was.current.Number)
-	if _, err := d.bring(ctx, was.current, 0); err != nil {
+	_, err := d.bring(ctx, was.current, 0)
+	if err == nil {
+		err = d.direct(ctx, next, was.current)
+	}
+	if err != nil {
 		return RollbackFailed, err
 	}
 	return RolledBack, nil
@@ -119,7 +137,7 @@ func (d *Deployment) generation(rev Revision) *Generation {
 
 // admit makes the revision a generation, rooted, if nothing speaks against trying it.
 func (d *Deployment) admit(ctx context.Context, rev Revision, was standing) (*Generation, error) {
-	g := d.generation(rev)
+	g := d.next(rev, was)
 	if err := d.preflight(ctx, g, was); err != nil {
 		return g, err
 	}

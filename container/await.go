@@ -60,6 +60,7 @@ func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule)
 	if len(probes) == 0 {
 		a.probes, a.memory = Probes{Alive{}, AllServices{}}, make([]any, 2)
 	}
+	a.probes = a.probes.expand(in.Generation.Environment.Settings)
 	a.begin = time.Now()
 	defer func() { in.Generation.Checked = a.checked }()
 	pause := time.NewTimer(0)

@@ -77,6 +77,8 @@ type Mount struct {
 	// Owner is the account of the container, or a number, to which a writable mount
 	// must belong; empty for whomever.
 	Owner string `json:"owner,omitempty"`
+	// Concurrent says that two containers may write to it at the same time.
+	Concurrent bool `json:"concurrent,omitempty"`
 }
 
 // target returns where the container sees the mount.

@@ -22,7 +22,15 @@
 //
 // What else a switch takes is its [Switch]: hooks, such as a migration, and a snapshot of state
 // that comes back when the switch fails. [Switched], in the generation and the ledger, says
-// how long nothing served.
+// how long nothing served. In the mode [SideBySide] nothing is interrupted: the new container starts on
+// other ports, a hook moves the traffic, and the old one is kept, to return to it at once.
+// For a web server in front the hook writes the upstream's port and reloads it:
+//
+//	(side-by-side
+//	 (move-traffic "/bin/sh" "-c"
+//	  "echo \"server 127.0.0.1:$GUIXCI_PORTS;\" > /etc/nginx/gn.upstream && nginx -s reload")
+//	 (ports 8081) (settings (PORT "8081")))
+//	(probes (http "http://127.0.0.1:${PORT}/"))
 //
 // A deployment lives in its directory: generations, each with its log, the pointer, a
 // record of what is running, a lease, and a ledger that is only ever appended

@@ -35,6 +35,9 @@ func Doctor(deployments ...*Deployment) ([]Finding, error) {
 		if err != nil {
 			return found, err
 		}
+		if b, _ := d.kept(); b != nil {
+			known[b.Launcher.PID], known[b.Process.PID] = true, true
+		}
 		if f != nil {
 			found = append(found, *f)
 			known[f.Launcher], known[f.Process] = true, true

@@ -178,7 +178,7 @@ func (d *Deployment) readMount(f form) error {
 		return err
 	}
 	err = f.fields(1, table{"source": toText(&m.Source), "target": toText(&m.Target),
-		"owner": toText(&m.Owner), "writable?": toBool(&writable)})
+		"owner": toText(&m.Owner), "writable?": toBool(&writable), "concurrent?": toBool(&m.Concurrent)})
 	switch {
 	case err != nil:
 		return err

@@ -43,7 +43,7 @@ func checkNamespaces() error {
 func checkPorts(g *Generation, was standing) error {
 	var errs []error
 	for _, port := range g.Environment.Ports {
-		if was.running != nil && slices.Contains(was.running.Generation.Environment.Ports, port) {
+		if was.frees(port, g) {
 			continue
 		}
 		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
@@ -54,6 +54,14 @@ func checkPorts(g *Generation, was standing) error {
 		l.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// frees reports whether a port becomes free before g starts.
+func (s standing) frees(port int, g *Generation) bool {
+	has := func(in *Instance) bool {
+		return in != nil && slices.Contains(in.Generation.Environment.Ports, port)
+	}
+	return has(s.beside) || has(s.running) && !g.beside(s)
 }
 
 // checkState looks for another container, ours or not, that may write where

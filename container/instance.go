@@ -18,7 +18,8 @@ type Instance struct {
 	well     time.Time // when all probes passed for the first time; zero before
 	d        *Deployment
 	record   *record
-	logStart int64 // where this run's output begins
+	main     *record // of what this one runs beside; nil if it is that itself
+	logStart int64   // where this run's output begins
 }
 
 // instance returns what a record is about. Of another boot's processes nothing is

@@ -17,9 +17,12 @@ import (
 // services have hardly begun to come up. On error nothing of it is left.
 // previous is what to go back to if this process dies before confirming.
 func (d *Deployment) start(ctx context.Context, g *Generation, previous int) (*Instance, error) {
-	in := &Instance{Generation: g, d: d, record: &record{
-		Generation: g.Number, Previous: previous, Boot: bootID(), Started: time.Now(),
-	}}
+	return d.startWith(ctx, g, &record{Generation: g.Number, Previous: previous, Boot: bootID(), Started: time.Now()}, nil)
+}
+
+// startWith is start with what is recorded; main is that of what it is to run beside, or nil.
+func (d *Deployment) startWith(ctx context.Context, g *Generation, r, main *record) (*Instance, error) {
+	in := &Instance{Generation: g, d: d, record: r, main: main}
 	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(d.StartTimeout, defaultStartTimeout), errNoPID)
 	defer cancel()
 	err := in.launch(ctx)
@@ -44,7 +47,7 @@ func (in *Instance) launch(ctx context.Context) error {
 	if err := in.makeRunDir(); err != nil {
 		return err
 	}
-	if err := in.d.writeRecord(in.record); err != nil {
+	if err := in.save(); err != nil {
 		return err
 	}
 	if info, err := os.Stat(in.logFile()); err == nil {
@@ -58,7 +61,7 @@ func (in *Instance) launch(ctx context.Context) error {
 		return err
 	}
 	in.Launcher, in.record.Launcher = state.Launcher, state.Launcher
-	return in.d.writeRecord(in.record)
+	return in.save()
 }
 
 // makeRunDir makes the directory of this run: the launcher's temporary
@@ -129,7 +132,7 @@ func (in *Instance) awaitPID(ctx context.Context) error {
 		dead := !in.Launcher.Alive() // asked first: what it wrote before it died is seen below
 		if p, ok := in.readPID(); ok {
 			in.Process, in.record.Process = p, p
-			return in.d.writeRecord(in.record)
+			return in.save()
 		}
 		if dead {
 			return in.death()

@@ -42,7 +42,7 @@ func (d *Deployment) plan(ctx context.Context, rev Revision) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := d.generation(rev)
+	next := d.next(rev, was)
 	p := &Plan{Next: next, Current: was.current, Nothing: was.runs(next) && !rev.Force}
 	if p.Nothing {
 		p.Difference = &Difference{SameScript: true}
@@ -75,7 +75,9 @@ func (d *Deployment) look() (standing, error) {
 	if err != nil || !in.Alive() || current.Number != r.Generation {
 		return standing{current: current, wanted: true}, err
 	}
-	return standing{current, in, true}, nil
+	was := standing{current: current, running: in, wanted: true}
+	was.beside, err = d.kept()
+	return was, err
 }
 
 // refuse takes the reasons apart.

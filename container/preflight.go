@@ -42,6 +42,8 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("mount", checkTargets(g))
 	refuse("port", checkPorts(g, was))
 	refuse("state", d.checkState(g))
+	refuse("state", checkConcurrent(g, was))
+	refuse("hook", checkBeside(g))
 	refuse("disk", d.checkDisk(g))
 	refuse("hook", checkSwitch(g))
 	refuse("snapshot", d.checkSnapshot(g))
@@ -159,7 +161,7 @@ func (d *Deployment) rejected(like *Generation) (*Generation, error) {
 	}
 	var found *Generation
 	for _, g := range all {
-		if g.Script == like.Script && g.Bindings() == like.Bindings() {
+		if like.like(g) {
 			found = g // the last attempt is what counts
 		}
 	}

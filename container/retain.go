@@ -60,7 +60,14 @@ func (d *Deployment) prune() ([]int, error) {
 		return nil, err
 	}
 	var gone []int
+	r, err := d.readRecord()
+	if err != nil {
+		return nil, err
+	}
 	for _, g := range superfluous(all, current.Number, d.Keep) {
+		if r != nil && r.Beside != nil && r.Beside.Generation == g.Number {
+			continue // it runs
+		}
 		if g.Rejected != "" { // is remembered, but need not be in the store
 			if err := os.Remove(d.generationPath(g.Number, "root")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return gone, err

@@ -43,6 +43,7 @@ func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standin
 		}
 		return nil, err
 	}
+	d.complain("move the traffic to it", d.direct(ctx, nil, was.current))
 	d.tell(rev, was.current, WasStarted, nil)
 	return in, nil
 }
@@ -69,6 +70,11 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 	if err != nil || !was.wanted {
 		return err
 	}
+	if was.beside != nil {
+		if err := d.endStandby(ctx, was); err != nil {
+			return err
+		}
+	}
 	if was.running != nil {
 		if err := was.running.stop(ctx); err != nil {
 			return err
@@ -85,6 +91,7 @@ type Status struct {
 	Running   *Instance   // what runs; nil for nothing
 	Confirmed bool        // what runs is Current, and not one on trial
 	Wanted    bool        // something ought to run
+	Beside    *Instance   // runs, too: on trial, or kept to return to; nil for none
 	Since     time.Time   // when what runs was started
 	Services  []Service   // of what runs
 	// Trouble is why shepherd could not be asked for Services; nil if it could.
@@ -120,6 +127,9 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.Running, s.Since = in, r.Started
+	if s.Beside, err = d.kept(); err != nil {
+		return err
+	}
 	s.Confirmed = s.Current != nil && s.Current.Number == r.Generation
 	s.Services, s.Trouble = in.Shepherd().Services(ctx)
 	return nil

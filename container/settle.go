@@ -13,12 +13,12 @@ type standing struct {
 	current *Generation // the confirmed one; nil before the first
 	running *Instance   // of current; nil when it does not run
 	wanted  bool        // current ought to run: nobody has stopped it
+	beside  *Instance   // the one before, kept to return to; nil for none
 }
 
 // runs reports whether g, or one just like it, is what runs.
 func (s standing) runs(g *Generation) bool {
-	return s.running != nil && s.current.Script == g.Script && s.current.Rejected == "" &&
-		s.current.Bindings() == g.Bindings()
+	return s.running != nil && s.current.Rejected == "" && g.like(s.current)
 }
 
 // previous returns the number to go back to; 0 for none.
@@ -68,13 +68,23 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	if err != nil || r == nil {
 		return standing{current: current}, err
 	}
+	beside, err := d.settleBeside(ctx, r, current)
+	if err != nil {
+		return standing{}, err
+	}
 	in, err := d.instance(r)
 	if err != nil {
 		return standing{}, err
 	}
 	confirmed := current != nil && current.Number == r.Generation
 	if confirmed && in.Alive() {
-		return standing{current, in, true}, nil
+		in.record = r
+		return standing{current, in, true, beside}, nil
+	}
+	if beside != nil {
+		if err := beside.kill(context.WithoutCancel(ctx)); err != nil {
+			return standing{}, err
+		}
 	}
 	if err := in.kill(context.WithoutCancel(ctx)); err != nil {
 		return standing{}, fmt.Errorf("clear away generation %d, which a process that was killed has left: %w", r.Generation, err)
@@ -89,7 +99,7 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	}
 	if confirmed || r.Previous != 0 && current != nil {
 		// Written down before anything else happens to it.
-		return standing{current, nil, true}, d.writeRecord(&record{Generation: current.Number})
+		return standing{current: current, wanted: true}, d.writeRecord(&record{Generation: current.Number})
 	}
 	return standing{current: current}, d.removeRecord()
 }

@@ -154,6 +154,14 @@ func deployerMain() int {
 		fmt.Println("probing")
 		select {}
 	})}
+	if side := os.Getenv("SIDE"); side != "" {
+		probes := d.Probes
+		var one, two int
+		var target string
+		fmt.Sscan(side, &one, &two, &target)
+		setBeside(d, target, one, two)
+		d.Probes = probes
+	}
 	if state := os.Getenv("STATE"); state != "" { // hangs in a migration instead
 		d.Shares = []Mount{{Name: "state", Source: state}}
 		d.Switch = Switch{Snapshot: []string{"state"}, Hooks: []Hook{{Command: []string{"/bin/sh", "-c",

@@ -19,7 +19,12 @@ type record struct {
 	Generation int `json:"generation"`
 	// Previous is the generation to go back to while this one is not confirmed;
 	// 0 for none. The pointer "current" is what confirms.
-	Previous int       `json:"previous,omitempty"`
+	Previous int `json:"previous,omitempty"`
+	// Beside is another generation that runs: on trial, when Trial is true, and else kept to
+	// return to. Moved says that traffic may go there.
+	Beside   *record   `json:"beside,omitempty"`
+	Trial    bool      `json:"trial,omitempty"`
+	Moved    bool      `json:"moved,omitempty"`
 	Boot     string    `json:"boot"`     // bootID
 	Launcher Process   `json:"launcher"` // zero until it is started
 	Process  Process   `json:"process"`  // the container's process 1; zero until it is known
@@ -83,6 +88,15 @@ func (d *Deployment) readRecord() (*record, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// save writes down what is recorded of the instance.
+func (in *Instance) save() error {
+	if in.main == nil {
+		return in.d.writeRecord(in.record)
+	}
+	in.main.Beside = in.record
+	return in.d.writeRecord(in.main)
 }
 
 func (d *Deployment) writeRecord(r *record) error {

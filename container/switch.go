@@ -13,6 +13,17 @@ import (
 // A Switch says how a generation takes the place of the one before it.
 // The zero value stops that, starts the new one, and changes nothing else.
 type Switch struct {
+	Mode Mode `json:"mode,omitempty"`
+	// Traffic is run to have clients go to the ports of the generation, in the mode SideBySide
+	// and after each start of it; a reload of a web server with another upstream, say. It is run
+	// again, with old and new exchanged, to have them come back.
+	Traffic *Hook `json:"traffic,omitempty"`
+	// Alternate is where every other generation listens, in the mode SideBySide.
+	Alternate Alternate `json:"alternate,omitzero"`
+	// Drain is how long connections to the old generation may last when it is stopped; 0 means 30 seconds.
+	Drain time.Duration `json:"drain,omitempty"`
+	// StopOld stops the old generation as soon as it is drained: there is no instant return.
+	StopOld bool `json:"stop_old,omitempty"`
 	// Hooks are run before the switch, in order.
 	Hooks []Hook `json:"hooks,omitempty"`
 	// Snapshot names writable mounts that are copied while nothing runs, before the hooks that
@@ -49,7 +60,8 @@ func (s *Switched) String() string {
 // readSwitch are the fields of a deployment file for a [Switch].
 func (s *Switch) readSwitch() table {
 	return table{
-		"pre-switch…": s.readHook,
+		"pre-switch…":  s.readHook,
+		"side-by-side": s.readBeside,
 		"snapshot": func(f form) error {
 			if len(f.args) == 0 {
 				return f.errorf("names no mount")
@@ -61,6 +73,9 @@ func (s *Switch) readSwitch() table {
 
 // print says what is done beside stopping and starting, in order.
 func (s Switch) print(w io.Writer) {
+	if s.Mode == SideBySide {
+		fmt.Fprintf(w, "  side by side: traffic is moved by %s\n", strings.Join(s.Traffic.Command, " "))
+	}
 	for _, live := range []bool{true, false} {
 		if !live && len(s.Snapshot) > 0 {
 			fmt.Fprintf(w, "  then copy %s, which comes back if it fails\n", strings.Join(s.Snapshot, ", "))
@@ -84,6 +99,9 @@ func checkSwitch(g *Generation) error {
 	var errs []error
 	for _, h := range g.Switch.Hooks {
 		errs = append(errs, h.checkProgram())
+	}
+	if g.Switch.Traffic != nil {
+		errs = append(errs, g.Switch.Traffic.checkProgram())
 	}
 	return errors.Join(errs...)
 }
@@ -113,6 +131,9 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	if err != nil {
 		return fmt.Errorf("%w (%w)", err, errUntouched)
 	}
+	if err := d.endStandby(ctx, was); err != nil {
+		return fmt.Errorf("%w (%w)", err, errUntouched)
+	}
 	begin := time.Now()
 	cleared, err := was.stop(ctx)
 	defer cleared()
@@ -125,6 +146,11 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	}
 	prepared := time.Now()
 	in, err := d.bring(ctx, next, was.previous())
+	if err == nil {
+		if err = d.direct(ctx, was.current, next); err != nil {
+			err = errors.Join(err, in.stop(context.WithoutCancel(ctx)))
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ type status struct {
 	PID        int                   `json:"pid,omitempty"`
 	Since      time.Time             `json:"since,omitzero"`
 	Confirmed  bool                  `json:"confirmed"`
+	Beside     int                   `json:"beside,omitempty"` // generation that runs, too; 0 for none
 	Wanted     bool                  `json:"wanted"`
 	Services   []service             `json:"services,omitempty"`
 	Trouble    string                `json:"trouble,omitempty"`
@@ -72,6 +73,9 @@ func statusOf(name string, s *container.Status) status {
 	if s.Running != nil {
 		a.Running, a.PID = s.Running.Generation.Number, s.Running.Process.PID
 	}
+	if s.Beside != nil {
+		a.Beside = s.Beside.Generation.Number
+	}
 	if s.Trouble != nil {
 		a.Trouble = s.Trouble.Error()
 	}
@@ -91,6 +95,9 @@ func (s status) print(w io.Writer) {
 		fmt.Fprintf(w, "%s tries generation %d, pid %d, since %s\n", s.Deployment, s.Running, s.PID, s.Since.Format(time.RFC3339))
 	default:
 		fmt.Fprintf(w, "%s runs generation %d, pid %d, since %s\n", s.Deployment, s.Running, s.PID, s.Since.Format(time.RFC3339))
+	}
+	if s.Beside != 0 {
+		fmt.Fprintf(w, "  generation %d runs beside it\n", s.Beside)
 	}
 	for _, one := range s.Services {
 		fmt.Fprintf(w, "  %-9s %s\n", one.Status, one.Name)

@@ -1,0 +1,388 @@
+package container
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Mode is how one container follows another.
+type Mode string
+
+const (
+	// Replace stops the old one before the new one starts: both may want the same ports and files.
+	Replace Mode = ""
+	// SideBySide starts the new one on other ports, moves the traffic once it is healthy, and keeps the
+	// old one, with which [Deployment.RollBack] returns at once.
+	SideBySide Mode = "side-by-side"
+)
+
+// An Alternate is where every other generation listens in the mode [SideBySide].
+type Alternate struct {
+	// Ports take the place of those of the environment. None of those may be among them.
+	Ports []int `json:"ports,omitempty"`
+	// Settings take the place of some of the environment, to tell the system of it.
+	Settings map[string]string `json:"settings,omitempty"`
+}
+
+const defaultDrain = 30 * time.Second
+
+// errReturned marks failures after which traffic was moved back to the old generation,
+// errAstray those after which it could not be.
+var (
+	errReturned = errors.New("traffic was moved back")
+	errAstray   = errors.New("traffic could not be moved back")
+)
+
+// other returns the generation as it is on the other ports. It is its own inverse.
+func (g *Generation) other() *Generation {
+	o := *g
+	a := g.Switch.Alternate
+	o.Environment.Ports, o.Switch.Alternate.Ports = a.Ports, g.Environment.Ports
+	o.Environment.Settings, o.Switch.Alternate.Settings = maps.Clone(g.Environment.Settings), maps.Clone(a.Settings)
+	if o.Environment.Settings == nil {
+		o.Environment.Settings = make(map[string]string)
+	}
+	for name, value := range a.Settings {
+		o.Switch.Alternate.Settings[name] = o.Environment.Settings[name]
+		o.Environment.Settings[name] = value
+	}
+	return &o
+}
+
+// like reports whether two generations are the same thing, on whichever ports.
+func (g *Generation) like(h *Generation) bool {
+	return g.Script == h.Script && (g.Bindings() == h.Bindings() ||
+		g.Switch.Mode == SideBySide && g.other().Bindings() == h.Bindings())
+}
+
+// beside reports whether g is going to run at the same time as what there is.
+func (g *Generation) beside(was standing) bool {
+	return g.Switch.Mode == SideBySide && was.running != nil
+}
+
+// next returns what the revision would be run as in the place of what there is.
+func (d *Deployment) next(rev Revision, was standing) *Generation {
+	g := d.generation(rev)
+	if !g.beside(was) {
+		return g
+	}
+	taken := was.running.Generation.Environment.Ports
+	if slices.ContainsFunc(g.Environment.Ports, func(port int) bool { return slices.Contains(taken, port) }) {
+		return g.other()
+	}
+	return g
+}
+
+// checkBeside returns why two generations cannot run at the same time.
+func checkBeside(g *Generation) error {
+	if g.Switch.Mode != SideBySide {
+		return nil
+	}
+	s, e := g.Switch, g.Environment
+	var errs []error
+	if s.Traffic == nil || len(s.Alternate.Ports) == 0 || len(e.Ports) == 0 {
+		errs = append(errs, errors.New("side by side takes ports, other ports, and a hook that moves the traffic"))
+	}
+	for _, port := range s.Alternate.Ports {
+		if slices.Contains(e.Ports, port) {
+			errs = append(errs, fmt.Errorf("port %d cannot be the other port of itself", port))
+		}
+	}
+	for name, value := range s.Alternate.Settings {
+		if value == "" || e.Settings[name] == "" {
+			errs = append(errs, fmt.Errorf("setting %q needs a value both here and on the other ports", name))
+		}
+	}
+	if len(s.Snapshot) > 0 {
+		errs = append(errs, errors.New("a snapshot is of state that nobody writes to, and the old generation goes on"))
+	}
+	return errors.Join(errs...)
+}
+
+// checkConcurrent returns which state both generations would write to.
+func checkConcurrent(g *Generation, was standing) error {
+	if !g.beside(was) {
+		return nil
+	}
+	var errs []error
+	for _, m := range g.Shares {
+		for _, old := range was.running.Generation.Shares {
+			if !m.Concurrent && overlap(m.Source, old.Source) {
+				errs = append(errs, fmt.Errorf("mount %q would be written to by the old generation and the new one at the same time: say that its services can (concurrent? #t), or replace", m.Source))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sideBySide starts next beside what runs, and moves the traffic to it once it is healthy. On error
+// the old generation has never stopped.
+func (d *Deployment) sideBySide(ctx context.Context, was standing, next *Generation) error {
+	begin := time.Now()
+	in, err := d.bringBeside(ctx, was, next)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", err, errUntouched)
+	}
+	next.switched().Start = in.well.Sub(begin)
+	if err := d.takeOver(ctx, was, in); err != nil {
+		in.main.Beside = nil
+		return errors.Join(err, in.stop(context.WithoutCancel(ctx)), d.writeRecord(in.main))
+	}
+	return nil
+}
+
+// bringBeside runs the hooks and starts next. On error nothing of it is left.
+func (d *Deployment) bringBeside(ctx context.Context, was standing, next *Generation) (*Instance, error) {
+	err := cmp.Or(context.Cause(ctx), d.endStandby(ctx, was))
+	for _, live := range []bool{true, false} {
+		if err == nil {
+			err = d.runHooks(ctx, was.current, next, live)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	main := was.running.record
+	in, err := d.startWith(ctx, next, &record{Generation: next.Number, Boot: bootID(), Started: time.Now(), Trial: true}, main)
+	if err == nil {
+		d.log().Info("container started beside the other", "generation", next.Number, "pid", in.Process.PID)
+		if err = in.await(ctx, next.Probes, next.Schedule); err != nil {
+			err = errors.Join(err, in.stop(context.WithoutCancel(ctx)))
+		}
+	}
+	if err != nil {
+		main.Beside = nil
+		return nil, errors.Join(err, d.writeRecord(main))
+	}
+	return in, nil
+}
+
+// takeOver moves the traffic to an instance that runs beside, and makes it the current one. On
+// error traffic is where it was, if the error is not errAstray.
+func (d *Deployment) takeOver(ctx context.Context, was standing, in *Instance) error {
+	in.record.Moved = true // from now on it may have moved
+	err := in.save()
+	if err == nil {
+		err = d.direct(ctx, was.current, in.Generation)
+	}
+	if err == nil {
+		err = in.awaitConfirmation(ctx)
+	}
+	if err == nil {
+		err = d.confirm(in)
+	}
+	if err == nil {
+		d.complain("write down that generations have changed places", d.changePlaces(ctx, was, in))
+		return nil
+	}
+	in.record.Moved = false
+	if back := d.direct(context.WithoutCancel(ctx), in.Generation, was.current); back != nil {
+		return fmt.Errorf("%w (%w: %w)", err, errAstray, back)
+	}
+	return errors.Join(fmt.Errorf("%w (%w)", err, errReturned), in.save())
+}
+
+// changePlaces makes the record be of the new current generation, and the old one its standby.
+func (d *Deployment) changePlaces(ctx context.Context, was standing, in *Instance) error {
+	old := was.running
+	in.record.Trial, in.record.Moved, in.record.Beside = false, false, old.record
+	old.record.Beside = nil
+	in.main, old.main = nil, in.record
+	if err := d.writeRecord(in.record); err != nil || !in.Generation.Switch.StopOld {
+		return err
+	}
+	return d.endStandby(ctx, standing{current: in.Generation, running: in, beside: old})
+}
+
+// direct has the traffic moved to a generation.
+func (d *Deployment) direct(ctx context.Context, old, new *Generation) error {
+	if new.Switch.Traffic == nil {
+		return nil
+	}
+	return d.runHook(ctx, *new.Switch.Traffic, new, hookEnvironment(d.Name, old, new))
+}
+
+// endStandby stops the generation that was kept, once nobody is connected to it.
+func (d *Deployment) endStandby(ctx context.Context, was standing) error {
+	if was.beside == nil {
+		return nil
+	}
+	was.beside.drain(ctx)
+	err := was.beside.stop(ctx)
+	was.running.record.Beside = nil
+	return errors.Join(err, d.writeRecord(was.running.record))
+}
+
+// comeBack returns to the generation that was kept, if that is what the revision is and it is
+// still well; nil means that it is not.
+func (d *Deployment) comeBack(ctx context.Context, rev Revision, was standing) (*Generation, error) {
+	if was.beside == nil || rev.snapshotOf != 0 || was.beside.Generation.Rejected != "" ||
+		!d.generation(rev).like(was.beside.Generation) {
+		return nil, nil
+	}
+	in := was.beside
+	schedule := in.Generation.Schedule
+	schedule.StartPeriod, schedule.Window = time.Nanosecond, time.Nanosecond // it has come up long ago
+	if err := in.await(ctx, in.Generation.Probes, schedule); err != nil {
+		d.log().Warn("the generation that was kept is not well", "generation", in.Generation.Number, "error", err)
+		return nil, nil
+	}
+	in.main = was.running.record
+	in.Generation.Switched = nil
+	d.tell(rev, in.Generation, Began, nil)
+	if err := d.takeOver(ctx, was, in); err != nil {
+		result := d.failed(RolledBack, err)
+		event := WasRolled
+		if errors.Is(err, errAstray) {
+			result.Outcome, event = RollbackFailed, WasLost
+		}
+		d.tell(rev, in.Generation, event, result)
+		return nil, result
+	}
+	d.tell(rev, in.Generation, Confirmed, nil)
+	return in.Generation, nil
+}
+
+// settleBeside sets right what a process that was killed has left beside what runs, and returns
+// the generation that is kept, if there is one.
+func (d *Deployment) settleBeside(ctx context.Context, r *record, current *Generation) (*Instance, error) {
+	if r.Beside == nil {
+		return nil, nil
+	}
+	if current != nil && current.Number == r.Beside.Generation { // confirmed, and cut off right then
+		old := *r
+		*r, old.Beside = *r.Beside, nil
+		r.Trial, r.Moved, r.Beside = false, false, &old
+	}
+	in, err := d.instance(r.Beside)
+	if err != nil {
+		return nil, err
+	}
+	in.main = r
+	if r.Beside.Moved {
+		main, err := d.Generation(r.Generation)
+		if err == nil {
+			err = d.direct(context.WithoutCancel(ctx), in.Generation, main)
+		}
+		d.complain("move the traffic back", err)
+		r.Beside.Moved = false
+	}
+	if !r.Beside.Trial && in.Alive() {
+		return in, d.writeRecord(r)
+	}
+	if err := in.kill(context.WithoutCancel(ctx)); err != nil {
+		return nil, fmt.Errorf("clear away generation %d, which ran beside: %w", in.Generation.Number, err)
+	}
+	r.Beside = nil
+	return nil, d.writeRecord(r)
+}
+
+// kept returns what runs beside what runs; nil for nothing.
+func (d *Deployment) kept() (*Instance, error) {
+	r, err := d.readRecord()
+	if err != nil || r == nil || r.Beside == nil {
+		return nil, err
+	}
+	in, err := d.instance(r.Beside)
+	if err != nil || !in.Alive() {
+		return nil, err
+	}
+	return in, nil
+}
+
+// drain waits until nobody is connected to the ports of the instance any more, as long as its
+// switch says.
+func (in *Instance) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(in.Generation.Switch.Drain, defaultDrain))
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for in.Alive() && connected(in.Generation.Environment.Ports) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			in.d.log().Warn("stopping a container that somebody is connected to", "generation", in.Generation.Number)
+			return
+		}
+	}
+}
+
+// connected reports whether there is an established connection to one of the ports,
+// according to proc_net_tcp(5).
+func connected(ports []int) bool {
+	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		lines := bufio.NewScanner(f)
+		found := false
+		for lines.Scan() && !found {
+			found = establishedTo(lines.Text(), ports)
+		}
+		f.Close()
+		if found {
+			return true
+		}
+	}
+	return false
+}
+
+func establishedTo(line string, ports []int) bool {
+	fields := strings.Fields(line)
+	if len(fields) < 4 || fields[3] != "01" {
+		return false
+	}
+	_, text, _ := strings.Cut(fields[1], ":")
+	port, err := strconv.ParseInt(text, 16, 32)
+	return err == nil && slices.Contains(ports, int(port))
+}
+
+// expand replaces ${NAME} in what is asked by the setting NAME: it is another one on other ports.
+func (p Probes) expand(settings map[string]string) Probes {
+	value := func(name string) string {
+		if v, ok := settings[name]; ok {
+			return v
+		}
+		return "${" + name + "}"
+	}
+	all := slices.Clone(p)
+	for i, probe := range all {
+		switch q := probe.(type) {
+		case HTTP:
+			q.URL = os.Expand(q.URL, value)
+			all[i] = q
+		case TCP:
+			q.Address = os.Expand(q.Address, value)
+			all[i] = q
+		}
+	}
+	return all
+}
+
+// readBeside reads (side-by-side FIELD…).
+func (s *Switch) readBeside(f form) error {
+	s.Mode = SideBySide
+	var traffic Hook
+	var other Environment
+	err := f.fields(0, table{
+		"move-traffic": func(f form) (err error) { traffic, err = readHook(f, table{}); return err },
+		"ports":        other.readPorts, "settings": other.readSettings,
+		"drain": toDuration(&s.Drain), "stop-old?": toBool(&s.StopOld),
+	})
+	s.Alternate = Alternate{Ports: other.Ports, Settings: other.Settings}
+	if err == nil && len(traffic.Command) == 0 {
+		err = f.errorf("has no hook move-traffic")
+	}
+	s.Traffic = &traffic
+	return err
+}

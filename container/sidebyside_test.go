@@ -1,0 +1,248 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// besides returns a deployment whose generations follow each other side by side, on two ports, and the
+// file to which its hook writes where the traffic goes.
+func besides(t *testing.T) (d *Deployment, target string) {
+	t.Helper()
+	d, target = testDeployment(t), filepath.Join(t.TempDir(), "target")
+	setBeside(d, target, freePort(t), freePort(t))
+	return d, target
+}
+
+func setBeside(d *Deployment, target string, one, two int) {
+	d.Probes = Probes{Alive{}} // the stand-ins share one socket
+	d.Environment.Ports, d.Environment.Settings = []int{one}, map[string]string{"PORT": fmt.Sprint(one)}
+	d.Switch = Switch{Mode: SideBySide,
+		Traffic: &Hook{Command: []string{"/bin/sh", "-c",
+			`test ! -e "$0.broken" || exit 5; echo "$GUIXCI_GENERATION $GUIXCI_SETTING_PORT" > "$0"`, target}},
+		Alternate: Alternate{Ports: []int{two}, Settings: map[string]string{"PORT": fmt.Sprint(two)}}}
+}
+
+// checkTraffic checks where the traffic goes.
+func checkTraffic(t *testing.T, target string, g *Generation) {
+	t.Helper()
+	text, err := os.ReadFile(target)
+	if want := fmt.Sprintf("%d %d\n", g.Number, g.Environment.Ports[0]); err != nil || string(text) != want {
+		t.Errorf("traffic goes to %q, want %q (%v)", text, want, err)
+	}
+}
+
+// checkBoth checks that one generation is current and another one runs beside it; nil for none.
+func checkBoth(t *testing.T, d *Deployment, current, beside *Generation) *Status {
+	t.Helper()
+	s, err := d.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Running == nil || !s.Confirmed || s.Current.Number != current.Number || (s.Beside == nil) != (beside == nil) ||
+		beside != nil && s.Beside.Generation.Number != beside.Number {
+		t.Fatalf("status %+v, want %d beside %+v", s, current.Number, beside)
+	}
+	return s
+}
+
+func TestSideBySide(t *testing.T) {
+	d, target := besides(t)
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	checkTraffic(t, target, one)
+	first := checkBoth(t, d, one, nil).Running
+
+	two := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	checkTraffic(t, target, two)
+	s := checkBoth(t, d, two, one)
+	if s.Beside.Process != first.Process || two.Environment.Ports[0] == one.Environment.Ports[0] || two.Switched.Gap != 0 {
+		t.Errorf("it was not side by side: %+v", two)
+	}
+	second := s.Running
+
+	// the same again is nothing to do, on whichever port it is
+	if g := mustApply(t, d, two.Script); g.Number != two.Number {
+		t.Errorf("generation %d", g.Number)
+	}
+
+	// back at once: nothing is started
+	back, err := d.RollBack(t.Context(), 0, Revision{})
+	if err != nil || back.Number != one.Number {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	checkTraffic(t, target, one)
+	if s := checkBoth(t, d, one, two); s.Running.Process != first.Process || s.Beside.Process != second.Process {
+		t.Error("something was started")
+	}
+
+	// the next one takes the place of the one that was kept
+	three := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	checkTraffic(t, target, three)
+	checkBoth(t, d, three, one)
+	checkNothingLeft(t, d, second)
+	d.Switch.StopOld = true
+	four := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	checkBoth(t, d, four, nil)
+	checkNothingLeft(t, d, first)
+	events(t, d)
+}
+
+// Whatever goes wrong, the old generation has never stopped, and has the traffic.
+func TestSideBySideFails(t *testing.T) {
+	d, target := besides(t)
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	first := checkBoth(t, d, one, nil).Running
+	fails := func(want Outcome, mode string, change func(e *Deployment)) {
+		t.Helper()
+		e := *d
+		change(&e)
+		_, err := e.Apply(t.Context(), Revision{Script: script(t, d, mode, "status-works.sexp")})
+		wantOutcome(t, err, want)
+		if s := checkBoth(t, d, one, nil); s.Running.Process != first.Process {
+			t.Error("it was started again")
+		}
+	}
+	fails(Kept, "dies", func(*Deployment) {})
+	fails(Kept, "works", func(e *Deployment) {
+		e.Probes = Probes{probeFunc(func() error { return errors.New("not well") })}
+		e.Schedule.StartPeriod = time.Millisecond
+	})
+	fails(Kept, "works", func(e *Deployment) { e.Switch.Hooks = []Hook{{Command: []string{"/bin/false"}}} })
+	checkTraffic(t, target, one)
+	fails(RolledBack, "works", func(e *Deployment) { e.ConfirmBy = 20 * time.Millisecond })
+	checkTraffic(t, target, one)
+	fails(RollbackFailed, "works", func(e *Deployment) {
+		if err := os.WriteFile(target+".broken", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	history, err := d.History()
+	if last := history[len(history)-1]; err != nil || last.Event != WasLost || !strings.Contains(last.Detail, "could not be moved back") {
+		t.Errorf("ledger %+v, %v", last, err)
+	}
+}
+
+// The deployer is killed while the new one is tried, after its traffic was moved, and right after
+// it has confirmed.
+func TestSideBySideKilled(t *testing.T) {
+	for _, when := range []string{"tried", "moved", "confirmed"} {
+		t.Run(when, func(t *testing.T) {
+			d, target := besides(t)
+			one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			first := checkBoth(t, d, one, nil).Running
+			t.Setenv("SIDE", fmt.Sprintf("%d %d %s", d.Environment.Ports[0], d.Switch.Alternate.Ports[0], target))
+			killDeployer(t, d, script(t, d, "works", "status-works.sexp"))
+			trial, err := d.kept()
+			if err != nil || trial == nil || trial.Generation.Number != 2 {
+				t.Fatalf("%+v, %v", trial, err)
+			}
+			switch when {
+			case "moved":
+				r, err := d.readRecord()
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Beside.Moved = true
+				if err := errors.Join(d.writeRecord(r), os.WriteFile(target, []byte("2"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			case "confirmed":
+				if err := d.point(2); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := d.Start(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if when == "confirmed" {
+				if s := checkBoth(t, d, trial.Generation, one); s.Running.Process != trial.Process || s.Beside.Process != first.Process {
+					t.Error("something was started")
+				}
+				return
+			}
+			if s := checkBoth(t, d, one, nil); s.Running.Process != first.Process {
+				t.Error("it was started again")
+			}
+			checkNothingLeft(t, d, trial)
+			checkTraffic(t, target, one)
+		})
+	}
+}
+
+func TestSideBySidePreflight(t *testing.T) {
+	d, _ := besides(t)
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	dir := t.TempDir()
+	current, err := d.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	current.Shares = []Mount{{Name: "state", Source: dir, Target: "/srv"}}
+	if err := d.writeGeneration(current); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		change func(e *Deployment)
+		says   string
+	}{
+		{func(e *Deployment) {}, ""},
+		{func(e *Deployment) { e.Switch.Alternate.Ports = nil }, "side by side takes ports"},
+		{func(e *Deployment) { e.Switch.Alternate.Ports = e.Environment.Ports }, "cannot be the other port of itself"},
+		{func(e *Deployment) { e.Switch.Alternate.Settings = map[string]string{"NEW": "1"} }, `setting "NEW" needs a value`},
+		{func(e *Deployment) { e.Switch.Snapshot = []string{"state"} }, "the old generation goes on"},
+		{func(e *Deployment) { e.Shares = []Mount{{Name: "state", Source: dir, Target: "/srv"}} }, "at the same time"},
+		{func(e *Deployment) {
+			e.Shares = []Mount{{Name: "state", Source: dir, Target: "/srv", Concurrent: true}}
+		}, ""},
+	} {
+		e := *d
+		c.change(&e)
+		p, err := e.Plan(t.Context(), Revision{Script: script(t, d, "works", "status-works.sexp")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprint(p.Refusals)
+		if c.says == "" && len(p.Refusals) > 0 || !strings.Contains(text, c.says) {
+			t.Errorf("want %q: %s", c.says, text)
+		}
+	}
+}
+
+func TestConnected(t *testing.T) {
+	const line = "   3: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0"
+	if !establishedTo(line, []int{80, 8080}) || establishedTo(line, []int{80, 50000}) ||
+		establishedTo(strings.Replace(line, " 01 ", " 06 ", 1), []int{8080}) || establishedTo("sl local_address", []int{8080}) {
+		t.Error("an established connection to port 8080 is not told from others")
+	}
+}
+
+func TestReadSideBySide(t *testing.T) {
+	read := func(field string) (*Deployment, error) {
+		file, err := ReadFile("d.scm", strings.NewReader("(deployment (script \"/s\") (environment \"a\"\n "+field+"))"))
+		if err != nil {
+			return nil, err
+		}
+		return file.Environment("a")
+	}
+	d, err := read(`(side-by-side (move-traffic "/bin/move" "now" (timeout "5s")) (ports 81)
+  (settings (PORT "81")) (drain "1m") (stop-old? #t))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Switch{Mode: SideBySide, Traffic: &Hook{Command: []string{"/bin/move", "now"}, Timeout: 5 * time.Second},
+		Alternate: Alternate{Ports: []int{81}, Settings: map[string]string{"PORT": "81"}}, Drain: time.Minute, StopOld: true}
+	if diff := cmp.Diff(want, d.Switch); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := read(`(side-by-side (ports 81))`); err == nil || err.Error() != "d.scm:2:2: side-by-side: has no hook move-traffic" {
+		t.Errorf("error %v", err)
+	}
+}
