@@ -179,8 +179,6 @@ func TestRealSchedule(t *testing.T) {
 		{"late within the start period", map[string]string{"MODE": "late", "TAKES": "1"}, patient, ""},
 		{"late after it", map[string]string{"MODE": "late", "TAKES": "2"},
 			Schedule{StartPeriod: time.Millisecond, Interval: 50 * time.Millisecond, Threshold: 3}, "probe services: "},
-		{"never", map[string]string{"MODE": "fails"}, Schedule{StartPeriod: 6 * time.Second, Interval: 100 * time.Millisecond},
-			"told to fail"},
 		{"dies within the window", map[string]string{"MODE": "dies", "TAKES": "1"},
 			Schedule{StartPeriod: 15 * time.Second, Interval: 100 * time.Millisecond, Window: 20 * time.Second}, "respawn"},
 		{"each second answer is a failure", map[string]string{"FLAPS": "2"}, patient, "status 503"},

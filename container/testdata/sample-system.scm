@@ -169,7 +169,7 @@ up late, or dies later; TAKES says how many seconds that takes."
              (start #~(make-forkexec-constructor
                        (list #$(fickle))
                        #:pid-file "/run/sample-fickle.pid"
-                       #:pid-file-timeout 2))
+                       #:pid-file-timeout 6))
              (stop #~(make-kill-destructor)))))
      (else '()))))
 
