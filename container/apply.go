@@ -21,12 +21,12 @@ import (
 func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, error) {
 	lease, err := d.acquire(rev.Who, rev.Why)
 	if err != nil {
-		return nil, d.failed(Refused, err)
+		return nil, d.failed(notBegun(err), err)
 	}
 	defer lease.Release()
 	was, err := d.settle(ctx)
 	if err != nil {
-		return nil, d.failed(Refused, err)
+		return nil, d.failed(notBegun(err), err)
 	}
 	if was.runs(d.generation(rev)) && !rev.Force {
 		return was.current, nil
@@ -37,10 +37,10 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	next, err := d.admit(ctx, rev, was)
 	if err != nil {
 		d.tell(rev, next, WasRefused, err)
-		return nil, d.failed(Refused, err)
+		return nil, d.failed(notBegun(err), err)
 	}
 	if err := d.begin(ctx, rev, was, next); err != nil {
-		return nil, d.failed(Refused, err)
+		return nil, d.failed(notBegun(err), err)
 	}
 	if next.beside(was) {
 		err = d.sideBySide(ctx, was, next)

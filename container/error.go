@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 )
 
@@ -9,6 +10,9 @@ import (
 type Outcome int
 
 const (
+	// NotTried: something that it takes could not be had, such as a disk with space or the
+	// daemon. Nothing was tried and nothing has changed; it may well succeed later.
+	NotTried Outcome = 3
 	// Refused: nothing was tried and nothing has changed.
 	Refused Outcome = 10
 	// Kept: it failed, and what ran before was not touched.
@@ -22,6 +26,8 @@ const (
 // String returns the outcome in a few words.
 func (o Outcome) String() string {
 	switch o {
+	case NotTried:
+		return "failed before it began"
 	case Refused:
 		return "refused"
 	case Kept:
@@ -36,6 +42,17 @@ func (o Outcome) String() string {
 
 // ExitCode returns the status a program should end with.
 func (o Outcome) ExitCode() int { return int(o) }
+
+// notBegun returns the outcome of a change that did not begin: refused if that was decided.
+func notBegun(err error) Outcome {
+	var refusal *RefusalError
+	var rejected *RejectedError
+	var busy *BusyError
+	if errors.As(err, &refusal) || errors.As(err, &rejected) || errors.As(err, &busy) {
+		return Refused
+	}
+	return NotTried
+}
 
 // An Error says what became of a change that failed.
 type Error struct {
@@ -53,6 +70,9 @@ func (e *Error) Error() string {
 	}
 	return text
 }
+
+// ExitCode returns the status a program should end with, that of the outcome.
+func (e *Error) ExitCode() int { return e.Outcome.ExitCode() }
 
 // Unwrap returns the reasons.
 func (e *Error) Unwrap() []error {

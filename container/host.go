@@ -147,15 +147,15 @@ func (d *Deployment) checkDisk(g *Generation) error {
 	return errors.Join(errs...)
 }
 
-// checkSystem looks at what the script says of the system in it.
-func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standing, refuse func(check string, err error)) {
+// checkSystem looks at what the script says of the system in it. Its error is that
+// nobody could tell, as when the daemon does not run, and no refusal.
+func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standing, refuse func(check string, err error)) error {
 	if d.Closures == nil {
-		return
+		return nil
 	}
 	next, err := ReadSystem(ctx, d.Closures, g.Script)
 	if err != nil {
-		refuse("script", err)
-		return
+		return err
 	}
 	refuse("fetch", next.checkFetches(d.MayFetch))
 	owners := checkOwners(g, next)
@@ -163,6 +163,7 @@ func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standin
 	if owners == nil {
 		refuse("ids", d.checkIDs(ctx, g, next, was))
 	}
+	return nil
 }
 
 // checkIDs compares the numbers of accounts with who owns what is kept.

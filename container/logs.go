@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
@@ -66,6 +67,9 @@ func (in *Instance) serviceLogs(ctx context.Context, w io.Writer, name string, f
 	if !ok {
 		return &CommandError{Service: name, Action: "status", Kind: "service-not-found"}
 	}
+	if len(service.LogFiles) == 0 && follow {
+		return in.followMessages(ctx, w, service)
+	}
 	if len(service.LogFiles) == 0 {
 		for _, line := range lastWords(services, service) {
 			fmt.Fprintln(w, line)
@@ -81,6 +85,49 @@ func (in *Instance) serviceLogs(ctx context.Context, w io.Writer, name string, f
 		files = append(files, os.NewFile(uintptr(fd), file))
 	}
 	return in.copyLogs(ctx, w, files, follow)
+}
+
+// followMessages writes what shepherd remembers of a service that has no log file, and then
+// what is added to it.
+func (in *Instance) followMessages(ctx context.Context, w io.Writer, service Service) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	var before []Message
+	for {
+		for _, m := range added(before, service.Messages) {
+			if _, err := fmt.Fprintln(w, m.Text); err != nil {
+				return err
+			}
+		}
+		before = service.Messages
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		services, err := in.Shepherd().Services(ctx)
+		if err != nil && !in.Alive() {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if now, ok := find(services, service.Name()); ok {
+			service = now
+		}
+	}
+}
+
+// added returns what of the messages was not there before; shepherd forgets the oldest, and
+// all of a process that has ended.
+func added(before, now []Message) []Message {
+	for i := range before {
+		rest := before[i:]
+		if len(rest) <= len(now) && slices.Equal(rest, now[:len(rest)]) {
+			return now[len(rest):]
+		}
+	}
+	return now
 }
 
 // copyLogs writes the files one after another, then what is added to them, and

@@ -48,7 +48,8 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("hook", checkSwitch(g))
 	refuse("snapshot", d.checkSnapshot(g))
 	if len(errs) == 0 { // else there may be nothing to read
-		d.checkSystem(ctx, g, was, refuse)
+		err := d.checkSystem(ctx, g, was, refuse)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -64,6 +64,21 @@ func TestRealContainer(t *testing.T) {
 	testRealContainer(t, realScripts{port: port, one: built["one"], two: built["two"], fails: built["fails"], dies: built["dies"]})
 }
 
+// An awaited is a writer that calls found each time it is given a text.
+type awaited struct {
+	text  bytes.Buffer
+	what  string
+	found func()
+}
+
+func (a *awaited) Write(p []byte) (int, error) {
+	a.text.Write(p)
+	if bytes.Contains(p, []byte(a.what)) {
+		a.found()
+	}
+	return len(p), nil
+}
+
 func testRealContainer(t *testing.T, scripts realScripts) {
 	state := t.TempDir()
 	var log bytes.Buffer
@@ -183,6 +198,25 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 			return f.Launcher == in.Launcher.PID && f.Process == in.Process.PID && f.Script == scripts.one
 		}) {
 			t.Errorf("somebody's container is not found: %+v, %v", found, err)
+		}
+	})
+
+	t.Run("logs follow a service", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		lines := &awaited{what: "counter is counting"}
+		lines.found = func() {
+			if lines.found = cancel; strings.Count(lines.text.String(), lines.what) == 1 {
+				if err := d.RestartService(ctx, "counter"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if err := d.Logs(ctx, lines, "counter", true); err != nil {
+			t.Error(err)
+		}
+		if strings.Count(lines.text.String(), lines.what) != 2 {
+			t.Errorf("followed %q", &lines.text)
 		}
 	})
 

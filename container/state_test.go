@@ -305,9 +305,9 @@ func TestRemoveRunDir(t *testing.T) {
 }
 
 func TestOutcome(t *testing.T) {
-	for outcome, code := range map[Outcome]int{Refused: 10, Kept: 11, RolledBack: 12, RollbackFailed: 13} {
-		if outcome.ExitCode() != code {
-			t.Errorf("%v: %d", outcome, outcome.ExitCode())
+	for outcome, code := range map[Outcome]int{NotTried: 3, Refused: 10, Kept: 11, RolledBack: 12, RollbackFailed: 13} {
+		if e := (&Error{Outcome: outcome}); e.ExitCode() != code {
+			t.Errorf("%v: %d", outcome, e.ExitCode())
 		}
 	}
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,8 +21,27 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"guixci-deploy": main})
 }
 
+// commands are those of the scripts beside exec: "status N COMMAND ARGUMENT…" wants that exit status.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"status": func(ts *testscript.TestScript, neg bool, args []string) {
+		want, err := strconv.Atoi(args[0])
+		if err != nil || neg {
+			ts.Fatalf("usage: status N COMMAND ARGUMENT...")
+		}
+		status := 0
+		err = ts.Exec(args[1], args[2:]...)
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			status, err = exit.ExitCode(), nil
+		}
+		if err != nil || status != want {
+			ts.Fatalf("status %d, want %d: %v", status, want, err)
+		}
+	},
+}
+
 func TestUsage(t *testing.T) {
-	testscript.Run(t, testscript.Params{Files: []string{"testdata/usage.txtar"}})
+	testscript.Run(t, testscript.Params{Files: []string{"testdata/usage.txtar"}, Cmds: commands})
 }
 
 // TestDeploy runs the real program on real containers.
@@ -33,7 +54,7 @@ func TestDeploy(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
 	one, two, bad := sample(t, port, "one", "works"), sample(t, port, "two", "works"), sample(t, port, "bad", "fails")
-	testscript.Run(t, testscript.Params{Files: []string{"testdata/deploy.txtar"}, Setup: func(e *testscript.Env) error {
+	testscript.Run(t, testscript.Params{Files: []string{"testdata/deploy.txtar"}, Cmds: commands, Setup: func(e *testscript.Env) error {
 		e.Setenv("ONE", one)
 		e.Setenv("TWO", two)
 		e.Setenv("BAD", bad)
