@@ -50,7 +50,7 @@ type Result struct {
 	// Culprit is the derivation to blame if the cause is DependencyFailed, or
 	// Cancelled on account of another one.
 	Culprit    StorePath
-	Outputs    map[string]StorePath // by name; nil if the derivation could not be read
+	Outputs    map[string]StorePath // by name; nil if the derivation could not be read; must not be changed
 	Present    bool                 // nothing had to be built
 	Fetched    bool                 // it was not built but fetched, see [Scheduler.Substitutes]
 	Remembered bool                 // not tried: it failed before, see [Scheduler.Known]

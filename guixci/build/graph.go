@@ -245,9 +245,11 @@ func (r *run) close(n *node, result Result) {
 // tell gives n its result and notifies of it and of the jobs that waited for it.
 func (r *run) tell(n *node, result Result) {
 	concerns := n.active() || n.attempts > 0
-	result.Derivation, result.Outputs = n.item.drv, outputMap(n.item.outputs)
-	if n.attempts > 0 {
-		result.Started, result.Log = n.first.Started, n.first.Log
+	result.Derivation = n.item.drv
+	if n.attempts == 0 {
+		result.Outputs = outputMap(n.item.outputs)
+	} else {
+		result.Outputs, result.Started, result.Log = n.first.Outputs, n.first.Started, n.first.Log
 		r.s.live.end(n.item.drv)
 	}
 	n.result = &result

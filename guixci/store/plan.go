@@ -32,6 +32,8 @@ type Plan struct {
 	pruned  []bool   // by ID
 	queue   []wish   // to be asked about
 	fresh   []ID     // in the plan since Add last returned
+	seen    []uint32 // in which step a derivation was found missing, by ID
+	steps   uint32
 	order   []ID
 }
 
@@ -122,6 +124,7 @@ func (p *Plan) extend() {
 		p.pruned = append(p.pruned, make([]bool, more)...)
 		p.needed = append(p.needed, make([]uint64, more)...)
 		p.missing = append(p.missing, make([]uint64, more)...)
+		p.seen = append(p.seen, make([]uint32, more)...)
 	}
 }
 
@@ -222,10 +225,10 @@ func (p *Plan) each(d demand, f func(bit uint64, path StorePath)) {
 
 // fresher returns what was found missing and is not in the plan yet.
 func (p *Plan) fresher(demands []demand, missing []uint64) (fresh []ID) {
-	seen := map[ID]bool{}
+	p.steps++
 	for i, d := range demands {
-		if missing[i] != 0 && !p.in[d.id] && !seen[d.id] {
-			seen[d.id] = true
+		if missing[i] != 0 && !p.in[d.id] && p.seen[d.id] != p.steps {
+			p.seen[d.id] = p.steps
 			fresh = append(fresh, d.id)
 		}
 	}
