@@ -69,8 +69,9 @@ func (p *process) reap(watched bool) {
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	p.starved = p.starved || p.group.Events().Killed > 0
 	p.mu.Unlock()
-	p.leaveGroup()
+	p.group.Kill() // else a grandchild may hold the output open
 	p.err = p.cmd.Wait()
+	p.leaveGroup() // not before: the child itself may be what is left in it
 	if errors.Is(p.err, exec.ErrWaitDelay) {
 		p.err = nil // the child itself ended well
 	}
