@@ -23,18 +23,25 @@ type body struct {
 	limit int64 // no more bytes than these are believable
 	tell  func(done, size int64)
 
-	in      io.ReadCloser
-	timer   *time.Timer // cancels the request
-	cancel  context.CancelCauseFunc
-	etag    string
-	size    int64 // of the whole, or -1
-	off     int64 // bytes read
-	resumed int
+	in       io.ReadCloser
+	timer    *time.Timer // cancels the request
+	cancel   context.CancelCauseFunc
+	patience time.Duration // for how long to wait for what is missing to leastBytes
+	came     int           // bytes of those
+	etag     string
+	size     int64 // of the whole, or -1
+	off      int64 // bytes read
+	resumed  int
 }
 
-const maxResumes = 8
+const (
+	maxResumes = 8
+	// leastBytes have to come within Client.Stall. A server that sends a byte now and then could keep us
+	// for ever otherwise.
+	leastBytes = 32 << 10
+)
 
-var errStalled = errors.New("nothing came for too long")
+var errStalled = errors.New("nothing or too little came for too long")
 
 // statusError is a response that is not the archive.
 type statusError struct {
@@ -77,6 +84,7 @@ func (b *body) request() error {
 	if err == nil {
 		if err = b.accept(res); err == nil {
 			b.in, b.cancel = res.Body, cancel
+			b.patience, b.came = b.cache.client.Stall, 0
 			b.timer = time.AfterFunc(b.cache.client.Stall, func() { cancel(errStalled) })
 			b.timer.Stop()
 			return nil
@@ -158,9 +166,15 @@ func (b *body) read(p []byte) (int, error) {
 		}
 		return b.in.Read(p)
 	}
-	b.timer.Reset(b.cache.client.Stall)
+	start := time.Now()
+	b.timer.Reset(b.patience)
 	n, err := b.in.Read(p)
 	if !b.timer.Stop() && err != nil {
+		return n, errStalled
+	}
+	if b.came += n; b.came >= leastBytes {
+		b.patience, b.came = b.cache.client.Stall, 0
+	} else if b.patience -= time.Since(start); b.patience <= 0 && err == nil {
 		err = errStalled
 	}
 	return n, err

@@ -3,12 +3,16 @@ package substitute_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/substitutetest"
@@ -97,4 +101,118 @@ func TestCacheRefusesWrongArchive(t *testing.T) {
 	if err := cache.Add(t.Context(), memory, info); err != nil {
 		t.Errorf("the right one is not added after that: %v", err)
 	}
+}
+
+// When the clock steps ahead, what is evicted can still be had from where it came; when it was ahead
+// and is set back, what seems to be from the future begins to age.
+func TestCacheEvictClock(t *testing.T) {
+	cache, memory, paths := filledCache(t)
+	limits := substitute.EvictOptions{MaxAge: 24 * time.Hour, MaxSize: 1}
+	used := func(when time.Time) {
+		t.Helper()
+		for _, path := range paths {
+			if err := os.Chtimes(filepath.Join(cache.Dir, path.Hash()+".narinfo"), when, when); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	temp := filepath.Join(cache.Dir, ".tmp-abandoned")
+	if err := os.WriteFile(temp, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ahead := time.Now().Add(1000 * time.Hour)
+	os.Chtimes(temp, ahead, ahead)
+	used(ahead)
+	if done, err := cache.Evict(t.Context(), limits); err != nil || done.LeftItems != len(paths) {
+		t.Errorf("used in the future: %+v, %v", done, err)
+	}
+	if _, err := os.Stat(temp); err == nil {
+		t.Error("what was abandoned in the future is still there")
+	}
+	limits.Grace = time.Nanosecond
+	if done, err := cache.Evict(t.Context(), limits); err != nil || done.LeftItems != 0 {
+		t.Errorf("they do not age: %+v, %v", done, err)
+	}
+	for _, path := range paths {
+		info, err := memory.Info(t.Context(), path.Hash())
+		if err == nil {
+			err = cache.Add(t.Context(), memory, info)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	used(time.Now().Add(-1000 * time.Hour)) // the clock steps ahead by as much
+	h := &substitute.Handler{Source: memory, Key: vectorKey(t), Baker: &substitute.Baker{Cache: cache, Source: memory}}
+	url := serve(t, h)
+	if done, err := cache.Evict(t.Context(), limits); err != nil || done.LeftItems != 0 {
+		t.Errorf("after a step ahead: %+v, %v", done, err)
+	}
+	info, _ := memory.Info(t.Context(), paths[0].Hash())
+	if err := fetchOne(t, clientOf(t, url), info); err != nil {
+		t.Error(err)
+	}
+}
+
+// A narinfo whose archives have gone, by a crash or somebody's hand, is no reason not to add them.
+func TestCacheHeals(t *testing.T) {
+	cache, memory, paths := filledCache(t)
+	info, err := memory.Info(t.Context(), paths[0].Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(cache.Dir, "nar", "gzip", paths[0].Base())
+	if err := os.Remove(archive); err != nil {
+		t.Fatal(err)
+	}
+	if err := cache.Add(t.Context(), memory, info); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(archive); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two that share a directory, while a third evicts: whatever is offered can be fetched, or, if it was
+// evicted at that moment, be had from where it came.
+func TestCacheShared(t *testing.T) {
+	memory := new(substitutetest.Memory)
+	var infos []*substitute.Info
+	for i := range 40 {
+		infos = append(infos, memory.AddFile("item", strings.Repeat(strconv.Itoa(i), 20_000)))
+	}
+	dir, key := t.TempDir(), vectorKey(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running, evicting sync.WaitGroup
+	evicting.Go(func() {
+		c := &substitute.Cache{Dir: dir}
+		for ctx.Err() == nil {
+			if _, err := c.Evict(ctx, substitute.EvictOptions{MaxSize: 1, Grace: time.Nanosecond}); err != nil && ctx.Err() == nil {
+				t.Errorf("evict: %v", err)
+			}
+		}
+	})
+	for range 2 {
+		c := &substitute.Cache{Dir: dir, Key: key}
+		running.Go(func() {
+			for _, info := range infos {
+				if err := c.Add(ctx, memory, info); err != nil {
+					t.Errorf("add: %v", err)
+				}
+				sum := sha256.New()
+				err := substitute.First(c, memory).WriteNAR(ctx, sum, info)
+				if err != nil || substitute.Hash(sum.Sum(nil)) != info.NarHash {
+					t.Errorf("write: %v", err)
+				}
+			}
+		})
+	}
+	running.Wait()
+	cancel()
+	evicting.Wait()
+	c := &substitute.Cache{Dir: dir, Key: key}
+	if err := c.Export(t.Context(), memory, []substitute.StorePath{infos[0].StorePath, infos[39].StorePath}, 0, nil); err != nil {
+		t.Error(err)
+	}
+	substitutetest.TestSource(t, clientOf(t, "file://"+dir), []substitute.StorePath{infos[0].StorePath, infos[39].StorePath})
 }

@@ -31,14 +31,14 @@ type Client struct {
 	// ACL has the keys that are believed; nil believes nobody.
 	ACL *ACL
 	// Dir is where answers are remembered for other processes, for as long as
-	// their cache says; it is made when missing. "" remembers only in memory.
+	// their cache says; it is made when missing. "" remembers only in memory. See [Client.Prune].
 	Dir string
 	// Hosts are those, apart from its own, to which a cache may send us for archives.
 	Hosts []string
 	// Transport does the HTTP requests that are not pipelined; nil means one with
 	// timeouts that suit, and the proxies of the environment.
 	Transport http.RoundTripper
-	// Stall is how long a server may send nothing before the download is
+	// Stall is how long a server may send nothing, or less than 32 KiB, before the download is
 	// resumed or taken elsewhere; 0 means 30 seconds.
 	Stall time.Duration
 	// Logger hears what did not work at first; nil discards.

@@ -47,7 +47,7 @@ type cachedItem struct {
 }
 
 // leftover is the age at which a file without a narinfo is nobody's: whoever wrote it would have
-// finished.
+// finished. So is one from as far in the future, where the clock was when it was written.
 const leftover = 24 * time.Hour
 
 // Evict removes items. Narinfos go first, so that nobody is sent to what is about to go, and a
@@ -73,8 +73,9 @@ func (c *Cache) Evict(ctx context.Context, o EvictOptions) (done Evicted, err er
 		done.LeftItems++
 		done.LeftBytes += i.size
 	}
-	slices.SortFunc(items, func(a, b cachedItem) int { return a.used.Compare(b.used) })
 	now := time.Now()
+	c.setBack(items, now)
+	slices.SortFunc(items, func(a, b cachedItem) int { return a.used.Compare(b.used) })
 	for _, i := range items {
 		if ctx.Err() != nil {
 			return done, fmt.Errorf("evict from cache: %w", context.Cause(ctx))
@@ -95,7 +96,7 @@ func (c *Cache) Evict(ctx context.Context, o EvictOptions) (done Evicted, err er
 
 // evicts decides about an item, given what is in the cache.
 func (o *EvictOptions) evicts(i cachedItem, now time.Time, total int64) bool {
-	age := now.Sub(i.used) // negative if the clock was set back: then it is kept
+	age := now.Sub(i.used)
 	switch {
 	case age < o.Grace:
 		return false
@@ -105,6 +106,18 @@ func (o *EvictOptions) evicts(i cachedItem, now time.Time, total int64) bool {
 		return true
 	}
 	return o.MaxSize > 0 && total > o.MaxSize
+}
+
+// setBack lets items that were used in what has become the future begin to age now: the clock was wrong
+// when it said so, and they would stay for as long as it was.
+func (c *Cache) setBack(items []cachedItem, now time.Time) {
+	for k, i := range items {
+		if i.used.After(now) {
+			items[k].used = now
+			// What cannot be noted is kept for longer than it should.
+			os.Chtimes(c.narInfo(i.hashPart), now, time.Time{})
+		}
+	}
 }
 
 // survey lists the items, and removes what belongs to none.
@@ -118,11 +131,12 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 	if err != nil {
 		return nil, err
 	}
-	old := time.Now().Add(-leftover)
+	now := time.Now()
+	abandoned := func(info fs.FileInfo) bool { return now.Sub(info.ModTime()).Abs() > leftover }
 	err = c.files(ctx, func(path string, e fs.DirEntry, info fs.FileInfo) {
 		name := e.Name()
 		if filepath.Dir(path) == filepath.Clean(c.Dir) {
-			if strings.HasPrefix(name, ".tmp-") && info.ModTime().Before(old) {
+			if strings.HasPrefix(name, ".tmp-") && abandoned(info) {
 				os.Remove(path) // again next time, if it does not work
 			}
 			return
@@ -134,7 +148,7 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 		if owner != nil {
 			owner.archives = append(owner.archives, path)
 			owner.size += info.Size()
-		} else if info.ModTime().Before(old) {
+		} else if abandoned(info) {
 			os.Remove(path)
 		}
 	})
@@ -168,15 +182,21 @@ func (c *Cache) files(ctx context.Context, f func(path string, e fs.DirEntry, in
 	})
 }
 
-// remove removes an item, the narinfo first.
+// remove removes an item, the narinfo first. If it was added anew meanwhile, all of that goes as well:
+// its archives have the names of those that were removed.
 func (c *Cache) remove(i cachedItem) error {
-	c.mu.Lock()
-	delete(c.known, i.hashPart)
-	c.mu.Unlock()
-	for _, name := range append([]string{c.narInfo(i.hashPart)}, i.archives...) {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	narinfo := c.narInfo(i.hashPart)
+	for again := true; again; {
+		c.mu.Lock()
+		delete(c.known, i.hashPart)
+		c.mu.Unlock()
+		for _, name := range append([]string{narinfo}, i.archives...) {
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
+		_, err := os.Stat(narinfo)
+		again = err == nil
 	}
 	return nil
 }

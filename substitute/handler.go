@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +19,7 @@ import (
 //
 //	/nix-cache-info
 //	/HASH.narinfo                what is known of an item, signed
-//	/nar/gzip/HASH-NAME          its archive; also lzip, zstd, and none without a method
+//	/nar/gzip/HASH-NAME          its archive, see NarPath; also lzip, zstd, and none without a method
 //	/file/NAME/sha256/BASE32     the contents of a fixed-output file, a download
 //	/log/HASH-NAME               the log of its build, see Log
 //	/signing-key.pub             to be given to "guix archive --authorize"
@@ -41,6 +42,10 @@ type Handler struct {
 	// [DefaultCompressions]. If neither gzip nor none is among them, gzip is
 	// added: clients crash on an offer of which they can read nothing.
 	Compression []Compression
+	// NarPath is where archives are, like "substitutes/nars", without regard to slashes at its ends; ""
+	// means "nar". A proxy may want to tell them from the rest. The files of the Baker's cache do not
+	// depend on it.
+	NarPath string
 	// TTL is for how long clients may remember an answer, and NegativeTTL that
 	// there is none. Zero leaves it to them: 36 hours and 2 minutes.
 	TTL, NegativeTTL time.Duration
@@ -64,6 +69,8 @@ type Handler struct {
 	init    sync.Once
 	offered []Compression // Compression, completed
 	host    string        // for signatures
+	narPath []string      // NarPath, in parts
+	narURL  string        // what the URLs of archives begin with
 	cache   narinfoCache
 	spools  spools
 	metrics metrics
@@ -79,6 +86,13 @@ func (h *Handler) setup() {
 		host = "localhost"
 	}
 	h.host = host
+	h.narPath = parts(h.NarPath)
+	if len(h.narPath) == 0 {
+		h.narPath = []string{"nar"}
+	}
+	for _, part := range h.narPath {
+		h.narURL += escape(part) + "/"
+	}
 	h.spools.start(h.Spool, h.SpoolBytes, h.Encoders)
 }
 
@@ -108,13 +122,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, http.StatusMethodNotAllowed, "Only GET and HEAD")
 		return
 	}
-	var path []string
-	for part := range strings.SplitSeq(r.URL.Path, "/") {
+	h.route(w, r, parts(r.URL.Path))
+}
+
+// parts are those of a path that are not empty.
+func parts(path string) (all []string) {
+	for part := range strings.SplitSeq(path, "/") {
 		if part != "" {
-			path = append(path, part)
+			all = append(all, part)
 		}
 	}
-	h.route(w, r, path)
+	return all
 }
 
 // route knows the addresses; empty parts of path do not count.
@@ -133,10 +151,10 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request, path []string) {
 		send(w, r, textType, []byte(h.Key.Public().String()))
 	case len(path) == 1 && strings.HasSuffix(first, ".narinfo"):
 		h.serveNarInfo(w, r, strings.TrimSuffix(first, ".narinfo"))
-	case len(path) == 2 && first == "nar":
+	case h.isNAR(path, 1):
 		h.serveNAR(w, r, Compression{Method: "none"}, last)
-	case len(path) == 3 && first == "nar":
-		h.serveNAR(w, r, h.configured(path[1]), last)
+	case h.isNAR(path, 2):
+		h.serveNAR(w, r, h.configured(path[len(path)-2]), last)
 	case len(path) == 4 && first == "file" && path[2] == "sha256":
 		h.serveFile(w, r, path[1], last)
 	case len(path) == 2 && first == "log" && h.Log != nil:
@@ -144,6 +162,12 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request, path []string) {
 	default:
 		notFound(w, r)
 	}
+}
+
+// isNAR reports whether path is NarPath and that many parts more.
+func (h *Handler) isNAR(path []string, more int) bool {
+	n := len(h.narPath)
+	return len(path) == n+more && slices.Equal(path[:n], h.narPath)
 }
 
 // configured is the compression called method, with the level it was given.
@@ -185,7 +209,7 @@ func (h *Handler) lookup(ctx context.Context, hashPart string) (*NarInfo, error)
 		n, err := h.Baker.Cache.load(hashPart)
 		if err == nil {
 			h.Baker.Cache.use(hashPart, time.Now())
-			return n, nil
+			return n.at(h.narURL), nil
 		}
 		if !errors.Is(err, ErrNotFound) {
 			h.Logger.ErrorContext(ctx, "read cache", "error", err)
@@ -233,7 +257,7 @@ func (h *Handler) narinfo(info *Info) (*NarInfo, error) {
 // they are, and must be given for all or none.
 func (h *Handler) urls(info *Info) []NarURL {
 	base := escape(info.StorePath.Base())
-	plain := NarURL{URL: "nar/" + base, Compression: "none", FileSize: info.NarSize}
+	plain := NarURL{URL: h.narURL + base, Compression: "none", FileSize: info.NarSize}
 	if isCompressed(string(info.StorePath)) {
 		return []NarURL{plain}
 	}
@@ -242,7 +266,7 @@ func (h *Handler) urls(info *Info) []NarURL {
 		if c.Method == "none" {
 			urls = append(urls, plain)
 		} else {
-			urls = append(urls, NarURL{URL: "nar/" + c.Method + "/" + base, Compression: c.Method, FileSize: -1})
+			urls = append(urls, NarURL{URL: h.narURL + c.Method + "/" + base, Compression: c.Method, FileSize: -1})
 		}
 	}
 	return urls

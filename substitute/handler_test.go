@@ -305,6 +305,41 @@ func TestHandlerNAR(t *testing.T) {
 	}
 }
 
+// Archives can be below any address, baked or not, and only there.
+func TestHandlerNarPath(t *testing.T) {
+	m, paths := filled("plain", "source.tar.gz")
+	for narPath, want := range map[string]string{"": "nar/", "/nar/": "nar/", "my/nars": "my/nars/", "a b+c": "a%20b%2Bc/"} {
+		h := bakery(t, m, true)
+		h.NarPath = narPath
+		url := serve(t, h)
+		for range 2 {
+			for _, path := range paths {
+				n, err := substitute.ParseNarInfo(get(t, url+"/"+path.Hash()+".narinfo").body)
+				if err == nil {
+					err = n.Verify(substitute.NewACL(h.Key.Public()))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, u := range n.URLs {
+					rest, ok := strings.CutPrefix(u.URL, want)
+					if res := get(t, url+"/"+u.URL); !ok || res.StatusCode != 200 {
+						t.Errorf("%q: %q, status %d", narPath, u.URL, res.StatusCode)
+					}
+					if res := get(t, url+"/other/"+rest); res.StatusCode != 404 {
+						t.Errorf("%q: other/%s: status %d", narPath, rest, res.StatusCode)
+					}
+				}
+				info, _ := m.Info(t.Context(), path.Hash())
+				if err := fetchOne(t, clientOf(t, url), info); err != nil {
+					t.Error(err)
+				}
+			}
+			untilBaked(t, h)
+		}
+	}
+}
+
 func TestHandlerHead(t *testing.T) {
 	m, paths := filled("a")
 	url := serve(t, &substitute.Handler{Source: m, Key: vectorKey(t)})

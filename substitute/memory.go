@@ -14,8 +14,8 @@ import (
 // is a convenience: what cannot be kept or read is asked again. Nothing in it is
 // believed because it is there: signatures are checked each time.
 //
-// On disk there is one file for each answer, called by the hash part: a line with the time
-// until which it holds, in seconds of Unix time, then the narinfo, empty for "none".
+// On disk there is one file for each answer, called by the hash part: a line with the times
+// from and until which it holds, in seconds of Unix time, then the narinfo, empty for "none".
 type memory struct {
 	dir string // "" for none
 
@@ -24,8 +24,14 @@ type memory struct {
 }
 
 type remembered struct {
-	narinfo *NarInfo // nil: there is none
-	until   time.Time
+	narinfo     *NarInfo // nil: there is none
+	from, until time.Time
+}
+
+// holds reports whether the answer may be used now. One from the future is from a clock that has been
+// set back since: it could hold for any time.
+func (r remembered) holds(now time.Time) bool {
+	return !now.Before(r.from) && !now.After(r.until) && r.until.Sub(r.from) <= longestTTL
 }
 
 // memoryEntries bounds what is kept in memory, to some 50 MB.
@@ -50,9 +56,7 @@ func (m *memory) get(hashPart string, now time.Time) (n *NarInfo, known bool) {
 			m.keep(hashPart, found)
 		}
 	}
-	// An answer that would hold for longer than any may is from a clock that
-	// has been set back since.
-	if !ok || now.After(found.until) || found.until.Sub(now) > 31*24*time.Hour {
+	if !ok || !found.holds(now) {
 		return nil, false
 	}
 	return found.narinfo, true
@@ -64,11 +68,10 @@ func (m *memory) read(hashPart string) (remembered, bool) {
 		return remembered{}, false
 	}
 	line, text, ok := bytes.Cut(data, []byte("\n"))
-	seconds, err := strconv.ParseInt(string(line), 10, 64)
-	if !ok || err != nil {
+	found, good := parseTimes(line)
+	if !ok || !good {
 		return remembered{}, false
 	}
-	found := remembered{until: time.Unix(seconds, 0)}
 	if len(text) > 0 {
 		if found.narinfo, err = ParseNarInfo(text); err != nil {
 			return remembered{}, false
@@ -77,15 +80,26 @@ func (m *memory) read(hashPart string) (remembered, bool) {
 	return found, true
 }
 
-func (m *memory) put(hashPart string, n *NarInfo, until time.Time) {
-	if !until.After(time.Now()) {
+// parseTimes reads the first line of a file.
+func parseTimes(line []byte) (r remembered, ok bool) {
+	first, second, _ := bytes.Cut(line, []byte(" "))
+	from, err1 := strconv.ParseInt(string(first), 10, 64)
+	until, err2 := strconv.ParseInt(string(second), 10, 64)
+	return remembered{from: time.Unix(from, 0), until: time.Unix(until, 0)}, err1 == nil && err2 == nil
+}
+
+// put remembers an answer that holds for some time from now on.
+func (m *memory) put(hashPart string, n *NarInfo, now time.Time, ttl time.Duration) {
+	if ttl <= 0 {
 		return
 	}
-	m.keep(hashPart, remembered{n, until})
+	until := now.Add(ttl)
+	m.keep(hashPart, remembered{n, now, until})
 	if m.dir == "" {
 		return
 	}
-	data := strconv.AppendInt(nil, until.Unix(), 10)
+	data := append(strconv.AppendInt(nil, now.Unix(), 10), ' ')
+	data = strconv.AppendInt(data, until.Unix(), 10)
 	data = append(data, '\n')
 	if n != nil {
 		data = append(data, n.text...)

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -272,6 +273,25 @@ func NewNarInfo(info *Info, key *PrivateKey, host string, urls []NarURL) (*NarIn
 	n.text = appendURLs(text, urls)
 	n.tag = etag(n.text)
 	return n, nil
+}
+
+// cachedURL is what the URLs in a [Cache] begin with.
+const cachedURL = "nar/"
+
+// at is a narinfo of a [Cache] for a server that has the archives below another address: which is not
+// signed.
+func (n *NarInfo) at(narURL string) *NarInfo {
+	if narURL == cachedURL {
+		return n
+	}
+	moved := *n
+	moved.URLs = slices.Clone(n.URLs)
+	for i, u := range moved.URLs {
+		moved.URLs[i].URL = narURL + strings.TrimPrefix(u.URL, cachedURL)
+	}
+	moved.text = bytes.ReplaceAll(n.text, []byte("\nURL: "+cachedURL), []byte("\nURL: "+narURL))
+	moved.tag = etag(moved.text)
+	return &moved
 }
 
 // appendInfo writes what is signed, exactly as guix publish does: an empty list

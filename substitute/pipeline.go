@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -24,7 +26,7 @@ func (r *remote) pipeline(ctx context.Context, hashParts []string, indices []int
 		done, err := r.pipelineOnce(ctx, hashParts, indices, each)
 		indices = indices[done:]
 		switch {
-		case done > 0:
+		case done > 0 && !errors.Is(err, os.ErrDeadlineExceeded):
 			failures = 0
 		case err == nil: // closed without an answer
 			err = io.ErrUnexpectedEOF
@@ -63,8 +65,11 @@ func (r *remote) pipelineOnce(ctx context.Context, hashParts []string, indices [
 		<-written
 	}()
 	in := bufio.NewReaderSize(conn, 64<<10)
+	late := time.Now().Add(r.client.Stall)
 	for _, i := range indices {
-		conn.SetReadDeadline(time.Now().Add(r.client.Stall))
+		// Each answer has its time, and all of them together not that many times as much.
+		late = late.Add(longAnswer)
+		conn.SetReadDeadline(earlier(late, time.Now().Add(r.client.Stall)))
 		closing, err := r.readPipelined(ctx, in, hashParts[i], func(a answer) { each(i, a) })
 		if err != nil {
 			return done, err
@@ -76,6 +81,16 @@ func (r *remote) pipelineOnce(ctx context.Context, hashParts []string, indices [
 		}
 	}
 	return done, nil
+}
+
+// longAnswer is more than any answer among many should take.
+const longAnswer = time.Second
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // writeRequests writes a request whenever there is a slot, many in one write.
@@ -128,12 +143,7 @@ func (r *remote) readPipelined(ctx context.Context, in *bufio.Reader, hashPart s
 
 // follow makes an ordinary request, which follows redirects.
 func (r *remote) follow(ctx context.Context, hashPart string) answer {
-	res, err := r.web.get(ctx, r, r.narinfoURL(hashPart), nil)
-	if err != nil {
-		return answer{err: err}
-	}
-	defer res.Body.Close()
-	a, err := readAnswer(res)
+	a, err := r.askOne(ctx, hashPart)
 	if err != nil {
 		a.err = err
 	}

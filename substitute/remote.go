@@ -38,6 +38,8 @@ const downFor = 20 * time.Second
 
 const (
 	maxNarInfo = 1 << 20 // bytes; the longest have thousands of references
+	// longestTTL is what any server's word is good for.
+	longestTTL = 30 * 24 * time.Hour
 	// These are what Guix assumes when a server does not say.
 	defaultTTL         = 36 * time.Hour
 	defaultNegativeTTL = 2 * time.Minute
@@ -89,7 +91,7 @@ func (r *remote) narinfos(ctx context.Context, hashParts []string) ([]*NarInfo, 
 			return
 		}
 		answers[i] = a.narinfo
-		r.memory.put(hashParts[i], a.narinfo, now.Add(a.ttl))
+		r.memory.put(hashParts[i], a.narinfo, now, a.ttl)
 	})
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("ask %s: %w", r.name, err)
@@ -146,12 +148,7 @@ func (r *remote) askEach(ctx context.Context, hashParts []string, indices []int,
 	group.SetLimit(concurrent)
 	for _, i := range indices {
 		group.Go(func() error {
-			res, err := r.web.get(ctx, r, r.narinfoURL(hashParts[i]), nil)
-			if err != nil {
-				return err
-			}
-			defer res.Body.Close()
-			a, err := readAnswer(res)
+			a, err := r.askOne(ctx, hashParts[i])
 			if err != nil {
 				return err
 			}
@@ -162,6 +159,18 @@ func (r *remote) askEach(ctx context.Context, hashParts []string, indices []int,
 		})
 	}
 	return group.Wait()
+}
+
+// askOne makes one ordinary request.
+func (r *remote) askOne(ctx context.Context, hashPart string) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, headerTimeout+r.client.Stall, errStalled)
+	defer cancel()
+	res, err := r.web.get(ctx, r, r.narinfoURL(hashPart), nil)
+	if err != nil {
+		return answer{}, err
+	}
+	defer res.Body.Close()
+	return readAnswer(res)
 }
 
 func (r *remote) narinfoURL(hashPart string) *url.URL {
@@ -203,11 +212,10 @@ var errTooLong = fmt.Errorf("narinfo of more than %d bytes", maxNarInfo)
 
 // maxAge is for how long an answer may be remembered.
 func maxAge(res *http.Response, otherwise time.Duration) time.Duration {
-	const longest = 30 * 24 * time.Hour
 	for part := range strings.SplitSeq(res.Header.Get("Cache-Control"), ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
 		if seconds, err := strconv.ParseUint(value, 10, 31); strings.EqualFold(name, "max-age") && err == nil {
-			return min(time.Duration(seconds)*time.Second, longest)
+			return min(time.Duration(seconds)*time.Second, longestTTL)
 		}
 	}
 	return otherwise

@@ -18,6 +18,7 @@ type options struct {
 	compression            []substitute.Compression
 	cache                  string
 	cacheSize              int64
+	narPath                string
 	workers                int
 	ttl, negativeTTL       time.Duration
 	publicKey, privateKey  string
@@ -85,12 +86,7 @@ var table = []option{
 	}},
 	{0, "ttl", required, duration(func(o *options) *time.Duration { return &o.ttl })},
 	{0, "negative-ttl", required, duration(func(o *options) *time.Duration { return &o.negativeTTL })},
-	{0, "nar-path", required, func(_ *options, value string) error {
-		if strings.Trim(value, "/") != "nar" {
-			return fmt.Errorf("archives are always under %q", "nar")
-		}
-		return nil
-	}},
+	{0, "nar-path", required, str(func(o *options) *string { return &o.narPath })},
 	{0, "public-key", required, str(func(o *options) *string { return &o.publicKey })},
 	{0, "private-key", required, str(func(o *options) *string { return &o.privateKey })},
 	{0, "store-database", required, str(func(o *options) *string { return &o.database })},

@@ -28,6 +28,7 @@ func TestParse(t *testing.T) {
 		{"--cache=/c --ttl=1m --neg=90s --workers=3 --cache-size 5G", options{
 			port: "8080", listen: "0.0.0.0", cache: "/c", ttl: 30 * 24 * time.Hour, negativeTTL: 90 * time.Second, workers: 3, cacheSize: 5 << 30,
 		}},
+		{"--nar-path my/nars --user=x", options{port: "8080", listen: "0.0.0.0", narPath: "my/nars", user: "x"}},
 		{"export dir -c x -- -p item", options{port: "8080", listen: "0.0.0.0", cache: "x", args: []string{"export", "dir", "-p", "item"}}},
 	} {
 		got, err := parse(strings.Fields(test.line))
@@ -41,7 +42,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, line := range []string{
 		"-x", "--nonsense", "--p=1", "-p", "--port", "--help=x", "-Clzma", "-Cgzip:x", "-C30:", "--ttl=5", "--ttl=5y", "--ttl=-1d",
-		"--ttl=99999999999999w", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=", "--nar-path=other",
+		"--ttl=99999999999999w", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=",
 	} {
 		if _, err := parse(strings.Fields(line)); err == nil {
 			t.Errorf("%q: no error", line)

@@ -47,7 +47,8 @@ func publish(ctx context.Context, o *options, stderr io.Writer) error {
 	defer src.Close()
 	h := &substitute.Handler{
 		Source: src, Key: key, Logger: logger, Compression: o.compression, TTL: o.ttl, NegativeTTL: o.negativeTTL,
-		Log: substitute.LogDir(os.DirFS(logDirectory()), src),
+		NarPath: o.narPath,
+		Log:     substitute.LogDir(os.DirFS(logDirectory()), src),
 	}
 	stop, err := startCache(ctx, o, h)
 	if err != nil {

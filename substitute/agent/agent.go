@@ -112,6 +112,9 @@ func (a *Agent) Query(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("answer query: %w", err)
 	}
+	if err := a.Client.Prune(ctx); err != nil { // nobody waits for us any more
+		a.Logger.WarnContext(ctx, "files may accumulate", "error", err)
+	}
 	return nil
 }
 
