@@ -168,10 +168,10 @@ func bakery(t *testing.T, m substitute.Source, running bool) *substitute.Handler
 
 func untilBaked(t *testing.T, h *substitute.Handler) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); h.Baker.Pending() > 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("not baked")
-		}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := h.Baker.Wait(ctx); err != nil {
+		t.Fatal(err)
 	}
 }
 

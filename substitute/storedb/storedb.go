@@ -34,18 +34,26 @@ import (
 // DefaultPath is where guix-daemon has its database.
 const DefaultPath = "/var/guix/db/db.sqlite"
 
-// A DB is an open database. Its methods may be called concurrently.
+// A DB is a database. Its methods may be called concurrently. When the file is replaced it is opened
+// anew; while there is none, Info returns an error that is not [substitute.ErrNotFound].
 type DB struct {
-	path  string
-	db    *sql.DB
-	infos *sql.Stmt
+	path string
 
 	mu      sync.Mutex // guards what follows
+	now     *opened    // nil while there is none
+	closed  bool
 	known   map[string]*substitute.Info
 	version int64     // of the database that known is true of
 	era     int       // grows whenever known is forgotten
 	checked time.Time // when version was seen last
 	watch   *sql.Conn // on which versions are compared
+}
+
+// opened is an open file.
+type opened struct {
+	file  os.FileInfo
+	db    *sql.DB
+	infos *sql.Stmt
 }
 
 const (
@@ -69,59 +77,100 @@ func Open(path string) (*DB, error) {
 		path = DefaultPath
 	}
 	d := &DB{path: path}
-	if err := d.open(); err != nil {
+	if err := d.reopen(); err != nil {
 		return nil, fmt.Errorf("open store database %q: %w", path, err)
 	}
 	return d, nil
 }
 
-func (d *DB) open() (err error) {
-	// SQLite would make the file if it were missing, mode or not, in some cases.
-	if _, err := os.Stat(d.path); err != nil {
-		return err
-	}
-	dsn := url.URL{Scheme: "file", OmitHost: true, Path: d.path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)"}
+func open(path string, file os.FileInfo) (_ *opened, err error) {
+	d := &opened{file: file}
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)"}
 	if d.db, err = sql.Open("sqlite", dsn.String()); err != nil {
-		return err
+		return nil, err
 	}
 	d.db.SetMaxOpenConns(5) // each has a cache of its own
 	d.db.SetMaxIdleConns(5)
 	if d.infos, err = d.db.Prepare(infoQuery); err != nil {
 		d.db.Close()
+		return nil, err
 	}
+	return d, nil
+}
+
+// reopen opens the database if it is not the file that is open. The caller has d.mu, or d to itself.
+func (d *DB) reopen() error {
+	if d.closed {
+		return fs.ErrClosed
+	}
+	// SQLite would make the file if it were missing, mode or not, in some cases.
+	file, err := os.Stat(d.path)
+	if err == nil && d.now != nil && os.SameFile(file, d.now.file) {
+		return nil
+	}
+	d.close()
+	if err == nil {
+		d.now, err = open(d.path, file)
+	}
+	return err
+}
+
+// close closes what is open, under those who are reading. The caller has d.mu.
+func (d *DB) close() (err error) {
+	if d.watch != nil {
+		d.watch.Close()
+		d.watch = nil
+	}
+	if d.now != nil {
+		err = d.now.db.Close()
+		d.now = nil
+	}
+	d.known = nil
+	d.era++
 	return err
 }
 
 // Close closes the database.
 func (d *DB) Close() error {
 	d.mu.Lock()
-	if d.watch != nil {
-		d.watch.Close()
-		d.watch = nil
-	}
-	d.mu.Unlock()
-	return d.db.Close()
+	defer d.mu.Unlock()
+	d.closed = true
+	return d.close()
 }
 
 // Info describes the valid item with the given hash part.
 func (d *DB) Info(ctx context.Context, hashPart string) (*substitute.Info, error) {
-	info, era := d.remembered(ctx, hashPart)
-	if info != nil {
-		return info, nil
-	}
 	prefix := substitute.StoreDir + "/" + hashPart
-	if _, err := substitute.ParseStorePath(prefix + "-x"); err != nil || len(hashPart) != 32 {
-		return nil, fmt.Errorf("%w: %q is no hash part", substitute.ErrNotFound, hashPart)
-	}
-	info, err := d.read(ctx, prefix)
-	if err != nil {
+	for {
+		info, at, era, err := d.remembered(ctx, hashPart)
+		if info != nil {
+			return info, nil
+		}
+		if _, err := substitute.ParseStorePath(prefix + "-x"); err != nil || len(hashPart) != 32 {
+			return nil, fmt.Errorf("%w: %q is no hash part", substitute.ErrNotFound, hashPart)
+		}
+		if err == nil {
+			info, err = at.read(ctx, prefix)
+		}
+		switch {
+		case err == nil:
+			d.remember(hashPart, info, era)
+			return info, nil
+		case at != nil && !errors.Is(err, substitute.ErrNotFound) && ctx.Err() == nil && d.replaced(at):
+			continue
+		}
 		return nil, fmt.Errorf("read store database: %w", err)
 	}
-	d.remember(hashPart, info, era)
-	return info, nil
 }
 
-func (d *DB) read(ctx context.Context, prefix string) (*substitute.Info, error) {
+// replaced reports whether at has been closed because there is another file.
+func (d *DB) replaced(at *opened) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now != nil && d.now != at
+}
+
+func (d *opened) read(ctx context.Context, prefix string) (*substitute.Info, error) {
 	var size sql.NullInt64
 	var path, hash string
 	var deriver, refs sql.NullString
@@ -162,12 +211,15 @@ func parsePaths(names string) (paths []substitute.StorePath, err error) {
 }
 
 // remembered returns what is known of an item, if the database has not changed
-// since, and the era in which that is so.
-func (d *DB) remembered(ctx context.Context, hashPart string) (*substitute.Info, int) {
+// since, or where to read it, and the era in which that is so.
+func (d *DB) remembered(ctx context.Context, hashPart string) (_ *substitute.Info, at *opened, era int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	if since := now.Sub(d.checked); since < 0 || since > trust {
+	if since := now.Sub(d.checked); d.now == nil || since < 0 || since > trust {
+		if err := d.reopen(); err != nil {
+			return nil, nil, 0, err
+		}
 		version, err := d.dataVersion(ctx)
 		if d.known == nil || err != nil || version != d.version || len(d.known) >= maxKnown {
 			d.known, d.version = make(map[string]*substitute.Info), version
@@ -175,14 +227,14 @@ func (d *DB) remembered(ctx context.Context, hashPart string) (*substitute.Info,
 		}
 		d.checked = now
 	}
-	return d.known[hashPart], d.era
+	return d.known[hashPart], d.now, d.era, nil
 }
 
 // dataVersion is a number that changes when somebody changes the database. The
 // caller has d.mu.
 func (d *DB) dataVersion(ctx context.Context) (version int64, err error) {
 	if d.watch == nil {
-		if d.watch, err = d.db.Conn(context.WithoutCancel(ctx)); err != nil {
+		if d.watch, err = d.now.db.Conn(context.WithoutCancel(ctx)); err != nil {
 			return 0, err
 		}
 	}

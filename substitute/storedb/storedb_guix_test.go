@@ -106,6 +106,62 @@ func TestReadsAndNotices(t *testing.T) {
 	}
 }
 
+// The file goes away, comes back as another, and as nonsense for a while.
+func TestDatabaseReplaced(t *testing.T) {
+	path, w := made(t)
+	item := substitutetest.Path("one", "")
+	hex := "sha256:010203" + strings.Repeat("00", 29)
+	exec(t, w, insert, 1, string(item), hex, "", 100)
+	db, err := storedb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	// until asks until the answer is the wanted one: changes are noticed within milliseconds.
+	until := func(what string, good func(*substitute.Info, error) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			info, err := db.Info(t.Context(), item.Hash())
+			if good(info, err) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %+v, %v", what, info, err)
+			}
+		}
+	}
+	sized := func(size int64) func(*substitute.Info, error) bool {
+		return func(info *substitute.Info, err error) bool { return err == nil && info.NarSize == size }
+	}
+	lost := func(_ *substitute.Info, err error) bool { return err != nil && !errors.Is(err, substitute.ErrNotFound) }
+	until("at first", sized(100))
+	exec(t, w, "PRAGMA wal_checkpoint(TRUNCATE)")
+	w.Close()
+	away := filepath.Join(t.TempDir(), "db.sqlite")
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+		for _, end := range []string{"-wal", "-shm"} {
+			os.Remove(from + end) // nothing is in it
+		}
+	}
+	move(path, away)
+	until("gone", lost)
+	if err := os.WriteFile(path, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until("nonsense", lost)
+	other, w := made(t)
+	exec(t, w, insert, 1, string(item), hex, "", 200)
+	w.Close()
+	move(other, path)
+	until("another", sized(200))
+	move(away, path)
+	until("the first again", sized(100))
+}
+
 func TestOpenFails(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := storedb.Open(filepath.Join(dir, "missing")); !errors.Is(err, os.ErrNotExist) {

@@ -1,0 +1,229 @@
+package substitute
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Objects is where the files of a static cache are put: a [Directory], or a service from which they
+// can be fetched by HTTP. Its methods may be called concurrently, also from within the function that
+// another call was given. Package substitutetest has a suite that each implementation should pass.
+type Objects interface {
+	// Put makes an object of what write writes. name is a path like "nar/zstd/HASH-NAME", without
+	// escapes. The object appears whole, when write has returned nil, in place of one of that name; or
+	// not at all, if there is an error. When Put returns nil the object outlasts a crash.
+	Put(ctx context.Context, name, contentType string, write func(io.Writer) error) error
+	// Get returns a small object. If there is none, the error is one for which
+	// errors.Is(err, [ErrNotFound]).
+	Get(ctx context.Context, name string) ([]byte, error)
+}
+
+// A Directory is Objects in files below it, which it makes. They are world-readable.
+type Directory string
+
+// Put implements [Objects].
+func (d Directory) Put(_ context.Context, name, _ string, write func(io.Writer) error) error {
+	return d.put(name, writeFile, write)
+}
+
+// A fileWriter is writeFile, or placeFile for those who can do without what
+// they added last if the machine crashes.
+type fileWriter func(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error
+
+func (d Directory) put(name string, file fileWriter, write func(io.Writer) error) error {
+	path := filepath.Join(string(d), filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return file(path, 0o644, os.Rename, write)
+}
+
+// Get implements [Objects].
+func (d Directory) Get(_ context.Context, name string) ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(string(d), filepath.FromSlash(name)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, name)
+	}
+	return data, err
+}
+
+// hasty is a Directory that does not wait until what was put outlasts a crash.
+type hasty struct{ Directory }
+
+func (h hasty) Put(_ context.Context, name, _ string, write func(io.Writer) error) error {
+	return h.put(name, placeFile, write)
+}
+
+// An Exporter puts items where any Guix can fetch them without a server of ours, in the layout of a
+// [Cache]. Fields must not change after the first call.
+type Exporter struct {
+	To  Objects     // required
+	Key *PrivateKey // signs; nil leaves the narinfos unsigned
+	// Compression is how archives are kept; nil means [DefaultCompressions].
+	Compression []Compression
+	// Workers is how many items are added at a time; 0 means one for each processor.
+	Workers int
+	// Done, if not nil, is told of each item that Export has put, or found; calls do not overlap.
+	Done func(*Info)
+}
+
+// Add puts an item of src, the narinfo last, unless it is there already. An archive that
+// is not what info says is an error, and not kept.
+func (e *Exporter) Add(ctx context.Context, src Source, info *Info) error {
+	text, err := e.To.Get(ctx, info.StorePath.Hash()+".narinfo")
+	if err == nil {
+		if there, err := ParseNarInfo(text); err == nil && there.equivalent(info) {
+			return nil
+		}
+	} else if !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("export %s: %w", info.StorePath, err)
+	}
+	if err := e.put(ctx, src, info); err != nil {
+		return fmt.Errorf("export %s: %w", info.StorePath, err)
+	}
+	return nil
+}
+
+// put is Add for an item that is not there.
+func (e *Exporter) put(ctx context.Context, src Source, info *Info) error {
+	methods := methodsFor(info.StorePath, e.Compression)
+	for _, m := range methods {
+		if !m.known() {
+			return fmt.Errorf("unknown compression %q", m.Method)
+		}
+	}
+	sizes, err := e.putArchives(ctx, src, info, methods)
+	if err != nil {
+		return err
+	}
+	host, _ := os.Hostname() // nobody checks it
+	n, err := NewNarInfo(info, e.Key, host, bakedURLs(info, methods, sizes))
+	if err != nil {
+		return err
+	}
+	return e.To.Put(ctx, info.StorePath.Hash()+".narinfo", narinfoType, text(n.Bytes()))
+}
+
+// methodsFor are the compressions for an item.
+func methodsFor(p StorePath, wanted []Compression) []Compression {
+	if isCompressed(string(p)) {
+		return []Compression{{Method: "none"}}
+	}
+	if len(wanted) == 0 {
+		return DefaultCompressions
+	}
+	return wanted
+}
+
+// archiveName is the name of an archive among the objects.
+func archiveName(p StorePath, method string) string {
+	if method == "none" {
+		return "nar/" + p.Base()
+	}
+	return "nar/" + method + "/" + p.Base()
+}
+
+// putArchives writes an archive under all methods while it is read once, and
+// returns the sizes of the objects. They get their names only if it was the right one.
+func (e *Exporter) putArchives(ctx context.Context, src Source, info *Info, methods []Compression) ([]int64, error) {
+	sizes := make([]int64, len(methods))
+	check := &checker{w: io.Discard, info: info, sum: sha256.New()}
+	// with writes the first i objects around what inner writes to the others.
+	var with func(i int, writers []io.Writer) error
+	with = func(i int, writers []io.Writer) error {
+		if i == len(methods) {
+			check.w = io.MultiWriter(writers...)
+			if err := src.WriteNAR(ctx, check, info); err != nil {
+				return err
+			}
+			return check.verify()
+		}
+		return e.To.Put(ctx, archiveName(info.StorePath, methods[i].Method), "application/octet-stream", func(f io.Writer) error {
+			counted := &countingWriter{w: f}
+			err := methods[i].through(counted, info.NarSize, func(w io.Writer) error { return with(i+1, append(writers, w)) })
+			sizes[i] = counted.n
+			return err
+		})
+	}
+	return sizes, with(0, nil)
+}
+
+// Export adds items of src and everything they refer to, what is referred to
+// first, so that whatever is there can be used.
+func (e *Exporter) Export(ctx context.Context, src Source, roots ...StorePath) error {
+	_, err := e.To.Get(ctx, cacheInfoName)
+	if errors.Is(err, ErrNotFound) {
+		err = e.To.Put(ctx, cacheInfoName, textType, text([]byte(cacheInfo)))
+	}
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	return exportAll(ctx, src, roots, e.Workers, e.Done, e.Add)
+}
+
+// cacheInfoName is the object that makes the others a cache.
+const cacheInfoName = "nix-cache-info"
+
+// exportAll calls add for the closure of roots, for several items at a time.
+func exportAll(ctx context.Context, src Source, roots []StorePath, workers int, done func(*Info), add func(context.Context, Source, *Info) error) error {
+	closure, err := Closure(ctx, src, roots...)
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	finished := make(map[StorePath]chan struct{}, len(closure))
+	for _, info := range closure {
+		finished[info.StorePath] = make(chan struct{})
+	}
+	var mu sync.Mutex // held while done is called
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	// Items come after those they refer to, so that the oldest worker never waits.
+	for _, info := range closure {
+		group.Go(func() error {
+			if err := awaitReferences(ctx, info, finished); err != nil {
+				return err
+			}
+			if err := add(ctx, src, info); err != nil {
+				return err
+			}
+			close(finished[info.StorePath])
+			if done != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				done(info)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	return nil
+}
+
+func awaitReferences(ctx context.Context, info *Info, finished map[StorePath]chan struct{}) error {
+	for _, ref := range info.References {
+		if ref == info.StorePath {
+			continue
+		}
+		select {
+		case <-finished[ref]:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
