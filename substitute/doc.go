@@ -18,6 +18,9 @@
 //	…
 //	err = c.Fetch(ctx, offers[0], "hello", nil)
 //
+// An [Exporter] puts items where they can be fetched without any of these: into a [Directory] for a
+// web server, or other [Objects].
+//
 // Package storedb is the store of this machine as a Source, and package agent lets
 // guix-daemon download through a Client.
 //

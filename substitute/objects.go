@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -51,7 +52,7 @@ func (d Directory) put(name string, file fileWriter, write func(io.Writer) error
 // Get implements [Objects].
 func (d Directory) Get(_ context.Context, name string) ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(string(d), filepath.FromSlash(name)))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EISDIR) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, name)
 	}
 	return data, err

@@ -125,13 +125,16 @@ func narinfoRequest(b []byte) (hashPart []byte, ok bool) {
 		return nil, false
 	}
 	hashPart = b[path : path+hashPartLen]
+	if !isBase32(string(hashPart)) {
+		return nil, false
+	}
 	hosts := 0
 	for rest := b[path+hashPartLen+len(narinfoLine):]; len(rest) > 0; {
 		line, after, _ := bytes.Cut(rest, []byte("\r\n"))
 		rest = after
 		name, value, found := bytes.Cut(line, []byte(":"))
 		switch {
-		case !found:
+		case !found, !printable(value):
 			return nil, false
 		case isHeader(name, "host"):
 			hosts++
@@ -142,6 +145,16 @@ func narinfoRequest(b []byte) (hashPart []byte, ok bool) {
 		}
 	}
 	return hashPart, hosts == 1
+}
+
+// printable reports whether b is of printable ASCII characters.
+func printable(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // isHeader compares without case.

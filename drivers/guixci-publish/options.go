@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -87,6 +88,12 @@ var table = []option{
 	{0, "ttl", required, duration(func(o *options) *time.Duration { return &o.ttl })},
 	{0, "negative-ttl", required, duration(func(o *options) *time.Duration { return &o.negativeTTL })},
 	{0, "nar-path", required, str(func(o *options) *string { return &o.narPath })},
+	{'a', "advertise", none, func(*options, string) error {
+		return errors.New("this program does not; run \"avahi-publish-service NAME _guix_publish._tcp PORT\" beside it")
+	}},
+	{'r', "repl", optional, func(*options, string) error {
+		return errors.New("there is no Guile here to talk to")
+	}},
 	{0, "public-key", required, str(func(o *options) *string { return &o.publicKey })},
 	{0, "private-key", required, str(func(o *options) *string { return &o.privateKey })},
 	{0, "store-database", required, str(func(o *options) *string { return &o.database })},

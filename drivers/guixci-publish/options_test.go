@@ -42,7 +42,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, line := range []string{
 		"-x", "--nonsense", "--p=1", "-p", "--port", "--help=x", "-Clzma", "-Cgzip:x", "-C30:", "--ttl=5", "--ttl=5y", "--ttl=-1d",
-		"--ttl=99999999999999w", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=",
+		"--ttl=99999999999999w", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=", "-a", "--repl=5", "-r",
 	} {
 		if _, err := parse(strings.Fields(line)); err == nil {
 			t.Errorf("%q: no error", line)

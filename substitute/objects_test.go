@@ -1,0 +1,107 @@
+package substitute_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http/httptest"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/substitutetest"
+)
+
+func TestObjects(t *testing.T) {
+	dir := t.TempDir()
+	substitutetest.TestObjects(t, substitute.Directory(dir))
+	names, _ := os.ReadDir(dir)
+	for _, e := range names {
+		if strings.HasPrefix(e.Name(), ".") {
+			t.Errorf("left behind: %s", e.Name())
+		}
+	}
+	t.Run("memory", func(t *testing.T) { substitutetest.TestObjects(t, new(substitutetest.Objects)) })
+}
+
+// What is exported to anything that serves objects can be fetched from there; it is
+// complete at any moment, and what is there is not put again.
+func TestExporter(t *testing.T) {
+	var m substitutetest.Memory
+	var roots []substitute.StorePath
+	for i := range 20 {
+		roots = append(roots, m.AddFile("item", strconv.Itoa(i), roots[max(0, i-3):i]...).StorePath)
+	}
+	roots = append(roots, m.AddFile("source.tar.gz", "").StorePath)
+	var objects substitutetest.Objects
+	server := httptest.NewServer(&objects)
+	defer server.Close()
+	c := clientOf(t, server.URL)
+	count := 0
+	e := &substitute.Exporter{To: &objects, Key: vectorKey(t), Workers: 4, Done: func(info *substitute.Info) {
+		count++
+		for _, ref := range info.References {
+			if _, err := c.Info(t.Context(), ref.Hash()); err != nil {
+				t.Errorf("%s is there before what it refers to: %v", info.StorePath, err)
+			}
+		}
+	}}
+	if err := e.Export(t.Context(), &m, roots[19:]...); err != nil || count != 21 {
+		t.Fatalf("%d items, %v", count, err)
+	}
+	substitutetest.TestSource(t, c, roots)
+	if err := e.Export(t.Context(), unwritable{&m}, roots[19:]...); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	if _, err := objects.Get(t.Context(), "nix-cache-info"); err != nil {
+		t.Error(err)
+	}
+}
+
+// unwritable is a Source whose archives nobody should need.
+type unwritable struct{ substitute.Source }
+
+func (unwritable) WriteNAR(context.Context, io.Writer, *substitute.Info) error {
+	return errors.New("read again")
+}
+
+// A wrong archive, and a service that fails, leave nothing that anybody would fetch.
+func TestExporterFails(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", "contents")
+	var objects substitutetest.Objects
+	e := &substitute.Exporter{To: &objects, Key: vectorKey(t)}
+	if err := e.Add(t.Context(), liar{&m}, info); err == nil {
+		t.Error("a wrong archive was put")
+	}
+	down := errors.New("service is down")
+	for _, name := range []string{"nar/zstd/", "nar/gzip/", info.StorePath.Hash()} {
+		e := &substitute.Exporter{To: failingObjects{&objects, name, down}, Key: vectorKey(t)}
+		if err := e.Add(t.Context(), &m, info); !errors.Is(err, down) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	if _, err := objects.Get(t.Context(), info.StorePath.Hash()+".narinfo"); !errors.Is(err, substitute.ErrNotFound) {
+		t.Errorf("narinfo: %v", err)
+	}
+	if err := e.Add(t.Context(), &m, info); err != nil {
+		t.Error(err)
+	}
+}
+
+// failingObjects fail for names that begin so.
+type failingObjects struct {
+	substitute.Objects
+	begin string
+	err   error
+}
+
+func (f failingObjects) Put(ctx context.Context, name, contentType string, write func(io.Writer) error) error {
+	if strings.HasPrefix(name, f.begin) {
+		write(io.Discard)
+		return f.err
+	}
+	return f.Objects.Put(ctx, name, contentType, write)
+}
