@@ -25,7 +25,8 @@ type Writer struct {
 }
 
 // NewWriter returns a Writer to w of one of the levels 0 to 9 of the lzip command; others count as the
-// nearest. A level is a size of the dictionary; the time it takes is much the same for all.
+// nearest. A level is a size of the dictionary; the time it takes is much the same for all, the memory some
+// twelve times the dictionary: 25 MB at level 3, 400 MB at level 9. Files of up to 64 KiB take 1 MB.
 func NewWriter(w io.Writer, level int) *Writer {
 	return &Writer{code: levels[max(0, min(level, len(levels)-1))], out: countingWriter{w: w}}
 }
