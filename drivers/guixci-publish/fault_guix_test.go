@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -150,12 +151,29 @@ func TestDiskFull(t *testing.T) {
 func ownDaemon(t *testing.T, socket string) (kill func()) {
 	t.Helper()
 	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild", "--listen="+socket)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
+	kill = sync.OnceFunc(func() {
+		// Each client has a process of its own, which would survive.
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", cmd.Process.Pid))
+		if err != nil {
+			t.Error(err)
+		}
+		cmd.Process.Kill()
+		for _, child := range strings.Fields(string(children)) {
+			if pid, err := strconv.Atoi(child); err == nil {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		cmd.Wait()
+	})
 	t.Cleanup(kill)
 	look, late := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
 	defer look.Stop()
@@ -167,7 +185,8 @@ func ownDaemon(t *testing.T, socket string) (kill func()) {
 		select {
 		case <-look.C:
 		case <-late:
-			t.Fatalf("guix-daemon does not listen:\n%s", &out)
+			text, _ := os.ReadFile(out.Name())
+			t.Fatalf("guix-daemon does not listen:\n%s", text)
 		}
 	}
 }
