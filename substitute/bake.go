@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // A Baker fills a [Cache] in the background with what is asked of a [Handler]. Until an item is
@@ -24,8 +22,9 @@ type Baker struct {
 	init  sync.Once
 	queue chan *Info
 
-	mu     sync.Mutex // guards wanted
+	mu     sync.Mutex // guards what follows
 	wanted map[StorePath]bool
+	idle   chan struct{} // closed when nothing is wanted any more; nil when nothing is
 }
 
 // queueLength bounds what is remembered to be baked. What does not fit
@@ -56,6 +55,9 @@ func (b *Baker) Want(info *Info) {
 	select {
 	case b.queue <- info:
 		b.wanted[info.StorePath] = true
+		if b.idle == nil {
+			b.idle = make(chan struct{})
+		}
 	default:
 	}
 }
@@ -66,6 +68,24 @@ func (b *Baker) Pending() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.wanted)
+}
+
+// Wait returns when nothing is to be baked, and Run has nothing to do; or when ctx ends, with its
+// error.
+func (b *Baker) Wait(ctx context.Context) error {
+	b.setup()
+	b.mu.Lock()
+	idle := b.idle
+	b.mu.Unlock()
+	if idle == nil {
+		return nil
+	}
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for baking: %w", context.Cause(ctx))
+	}
 }
 
 // placedAtOnce is how many items wait for the disk together.
@@ -126,6 +146,10 @@ func (b *Baker) place(ctx context.Context, baked <-chan *cacheEntry) {
 func (b *Baker) done(ctx context.Context, info *Info, err error) {
 	b.mu.Lock()
 	delete(b.wanted, info.StorePath)
+	if len(b.wanted) == 0 && b.idle != nil {
+		close(b.idle)
+		b.idle = nil
+	}
 	b.mu.Unlock()
 	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
 		b.Logger.ErrorContext(ctx, "bake", "item", string(info.StorePath), "error", err)
@@ -137,53 +161,7 @@ func (b *Baker) done(ctx context.Context, info *Info, err error) {
 // time; 0 means one for each processor. done, if not nil, is told of each item; its
 // calls do not overlap.
 func (c *Cache) Export(ctx context.Context, src Source, roots []StorePath, workers int, done func(*Info)) error {
-	closure, err := Closure(ctx, src, roots...)
-	if err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
-	if err := c.exportAll(ctx, src, closure, workers, done); err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	return nil
-}
-
-func (c *Cache) exportAll(ctx context.Context, src Source, closure []*Info, workers int, done func(*Info)) error {
-	finished := make(map[StorePath]chan struct{}, len(closure))
-	for _, info := range closure {
-		finished[info.StorePath] = make(chan struct{})
-	}
-	var mu sync.Mutex // held while done is called
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers)
-	// Items come after those they refer to, so that the oldest worker never waits.
-	for _, info := range closure {
-		group.Go(func() error {
-			for _, ref := range info.References {
-				if ref == info.StorePath {
-					continue
-				}
-				select {
-				case <-finished[ref]:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			}
-			if err := c.Add(ctx, src, info); err != nil {
-				return err
-			}
-			close(finished[info.StorePath])
-			if done != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				done(info)
-			}
-			return nil
-		})
-	}
-	return group.Wait()
+	return exportAll(ctx, src, roots, workers, done, c.Add)
 }
 
 // Closure returns what src says of items and of everything they refer to, each

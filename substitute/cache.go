@@ -62,28 +62,28 @@ func (c *Cache) methodDir(method string) string {
 
 // methods are the compressions for an item.
 func (c *Cache) methods(p StorePath) []Compression {
-	if isCompressed(string(p)) {
-		return []Compression{{Method: "none"}}
-	}
-	if len(c.Compression) == 0 {
-		return DefaultCompressions
-	}
-	return c.Compression
+	return methodsFor(p, c.Compression)
 }
 
 // Add takes the archive of an item from src. It returns when the item can be
 // fetched from the cache, even after a crash of the machine. One that is there already
 // is left alone. An archive that is not what info says is an error, and not kept.
 func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
-	e, err := c.entry(ctx, src, info)
-	if e == nil || err != nil {
-		return err
+	const attempts = 5 // somebody who evicts would have to be as unlucky each time
+	for attempt := 1; ; attempt++ {
+		e, err := c.entry(ctx, src, info)
+		if e == nil || err != nil {
+			return err
+		}
+		c.place([]*cacheEntry{e})
+		if errors.Is(e.err, errEvicted) && attempt < attempts {
+			continue
+		}
+		if e.err == nil {
+			e.err = errors.Join(e.syncDirs(), syncDir(c.Dir))
+		}
+		return e.failed()
 	}
-	c.place([]*cacheEntry{e})
-	if e.err == nil {
-		e.err = errors.Join(e.syncDirs(), syncDir(c.Dir))
-	}
-	return e.failed()
 }
 
 // bakedURLs lists the files of an item. If nobody without zstd could read any, the

@@ -64,7 +64,7 @@ func (f *newFile) discard() {
 
 // entry writes the archives of an item. Without an error, nil means that the cache has it.
 func (c *Cache) entry(ctx context.Context, src Source, info *Info) (*cacheEntry, error) {
-	if there, err := c.load(info.StorePath.Hash()); err == nil && there.equivalent(info) {
+	if c.has(info) {
 		return nil, nil
 	}
 	e := &cacheEntry{info: info}
@@ -167,7 +167,39 @@ func (c *Cache) place(entries []*cacheEntry) {
 		if e.err == nil {
 			e.err = e.text.place()
 		}
+		if e.err == nil && !c.complete(e.info.StorePath, c.methods(e.info.StorePath)) {
+			e.err = errors.Join(errEvicted, os.Remove(e.text.path))
+		}
 	}
+}
+
+// errEvicted says that another process, evicting what we were replacing, took the new archives for the
+// old ones.
+var errEvicted = errors.New("evicted at the same moment")
+
+// has reports whether there is nothing to add.
+func (c *Cache) has(info *Info) bool {
+	there, err := c.load(info.StorePath.Hash())
+	if err != nil || !there.equivalent(info) {
+		return false
+	}
+	var methods []Compression
+	for _, u := range there.URLs {
+		if u.Compression != "none" || isCompressed(string(info.StorePath)) { // see bakedURLs
+			methods = append(methods, Compression{Method: u.Compression})
+		}
+	}
+	return c.complete(info.StorePath, methods)
+}
+
+// complete reports whether an item's archives are all there.
+func (c *Cache) complete(p StorePath, methods []Compression) bool {
+	for _, m := range methods {
+		if _, err := os.Stat(c.archive(p, m.Method)); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // syncDirs waits for the names of archives to be on the disk.

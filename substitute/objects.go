@@ -34,19 +34,11 @@ type Directory string
 
 // Put implements [Objects].
 func (d Directory) Put(_ context.Context, name, _ string, write func(io.Writer) error) error {
-	return d.put(name, writeFile, write)
-}
-
-// A fileWriter is writeFile, or placeFile for those who can do without what
-// they added last if the machine crashes.
-type fileWriter func(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error
-
-func (d Directory) put(name string, file fileWriter, write func(io.Writer) error) error {
 	path := filepath.Join(string(d), filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return file(path, 0o644, os.Rename, write)
+	return writeFile(path, 0o644, os.Rename, write)
 }
 
 // Get implements [Objects].
@@ -56,13 +48,6 @@ func (d Directory) Get(_ context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, name)
 	}
 	return data, err
-}
-
-// hasty is a Directory that does not wait until what was put outlasts a crash.
-type hasty struct{ Directory }
-
-func (h hasty) Put(_ context.Context, name, _ string, write func(io.Writer) error) error {
-	return h.put(name, placeFile, write)
 }
 
 // An Exporter puts items where any Guix can fetch them without a server of ours, in the layout of a
