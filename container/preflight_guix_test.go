@@ -305,7 +305,7 @@ func TestRealDiskRefusal(t *testing.T) {
 	full := mountTmpfs(t, "1M")
 	state := d.Shares[0].Source
 	d.Shares[0].Source = full
-	d.Schedule.StartPeriod = 4 * time.Second
+	d.Schedule.StartPeriod, d.Schedule.Window = 4*time.Second, 5*time.Second // the counter gives up after 2 s
 	empty := fill(t, full)
 	if _, err := bringUnchecked(t, d, script); err == nil || !strings.Contains(err.Error(), "service counter") {
 		t.Errorf("error %v", err)

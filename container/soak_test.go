@@ -163,11 +163,11 @@ func (s *soak) two() {
 }
 
 // runSoak lets random things happen, GUIXCI_SOAK of them, 20 if it is not set; GUIXCI_SOAK_SEED
-// chooses which. After each, exactly one healthy generation runs, the last confirmed one,
+// chooses which, always the same if it is not set. After each, exactly one healthy generation runs, the last confirmed one,
 // nothing is left of others, and the ledger tells what happened.
 func runSoak(t *testing.T, d *Deployment, sample sample) {
 	rounds := number("GUIXCI_SOAK", 20)
-	seed := number("GUIXCI_SOAK_SEED", time.Now().UnixNano())
+	seed := number("GUIXCI_SOAK_SEED", 1)
 	t.Logf("seed %d", seed)
 	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample}
 	all := sample.faults()
