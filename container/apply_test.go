@@ -92,6 +92,17 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// A launcher that hangs before there is a container is started once more.
+func TestLauncherHangsOnce(t *testing.T) {
+	d := testDeployment(t)
+	d.StartTimeout = 4 * time.Second
+	hangs := script(t, d, "hangs once", "status-works.sexp")
+	checkRuns(t, d, mustApply(t, d, hangs))
+	if _, err := os.Stat(hangs + ".hung"); err != nil {
+		t.Errorf("it did not hang: %v", err)
+	}
+}
+
 func TestApplyRollsBack(t *testing.T) {
 	waitpid := "the container's first process died while it was being set up"
 	for _, c := range []struct {
@@ -116,7 +127,7 @@ func TestApplyRollsBack(t *testing.T) {
 				d.Schedule.StartPeriod = time.Second
 			}
 			if c.mode == "lies" || c.mode == "tells nothing" {
-				d.StartTimeout = 500 * time.Millisecond
+				d.StartTimeout = 2 * time.Second
 			}
 			_, err := d.Apply(t.Context(), Revision{Script: bad})
 			wantOutcome(t, err, RolledBack)

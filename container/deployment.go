@@ -50,7 +50,8 @@ type Deployment struct {
 	// MinFree is the space in bytes that must be free on every disk that is going to be
 	// written to; 0 means 256 MiB.
 	MinFree int64
-	// StartTimeout limits the time until the container's first process exists;
+	// StartTimeout limits the time until the container's first process exists, half of it for each
+	// of two attempts when the launcher hangs;
 	// 0 means one minute.
 	StartTimeout time.Duration
 	// StopTimeout is how long Shepherd gets to stop its services before

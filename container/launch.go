@@ -23,16 +23,38 @@ func (d *Deployment) start(ctx context.Context, g *Generation, previous int) (*I
 // startWith is start with what is recorded; main is that of what it is to run beside, or nil.
 func (d *Deployment) startWith(ctx context.Context, g *Generation, r, main *record) (*Instance, error) {
 	in := &Instance{Generation: g, d: d, record: r, main: main}
-	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(d.StartTimeout, defaultStartTimeout), errNoPID)
-	defer cancel()
-	err := in.launch(ctx)
-	if err == nil {
-		err = in.awaitPID(ctx)
+	err := in.attempt(ctx)
+	if err != nil && err.hung && ctx.Err() == nil {
+		// A few launchers hang before there is a container, so nothing of it has run.
+		d.log().Warn("starting the container once more", "deployment", d.Name, "generation", g.Number, "because", err.error)
+		err = in.attempt(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, in.kill(context.WithoutCancel(ctx)))
+		return nil, err.error
 	}
 	return in, nil
+}
+
+// A failedStart says why there is no container.
+type failedStart struct {
+	error
+	hung bool // the launcher lived, and said nothing about a first process
+}
+
+// attempt starts the launcher once, and has half of the time for it. On error nothing of it is left.
+func (in *Instance) attempt(ctx context.Context) *failedStart {
+	limited, cancel := context.WithTimeoutCause(ctx, cmp.Or(in.d.StartTimeout, defaultStartTimeout)/2, errNoPID)
+	defer cancel()
+	err := in.launch(limited)
+	if err == nil {
+		err = in.awaitPID(limited)
+	}
+	if err == nil {
+		return nil
+	}
+	_, said := os.Stat(in.pidFile())
+	hung := errors.Is(context.Cause(limited), errNoPID) && errors.Is(said, os.ErrNotExist)
+	return &failedStart{errors.Join(err, in.kill(context.WithoutCancel(ctx))), hung}
 }
 
 var errNoPID = errors.New("the container's first process did not appear in time")

@@ -316,7 +316,7 @@ func (in *Instance) drain(ctx context.Context) {
 	}
 }
 
-// connected reports whether there is an established connection to one of the ports,
+// connected reports whether somebody is connected to one of the ports, or about to be,
 // according to proc_net_tcp(5).
 func connected(ports []int) bool {
 	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
@@ -327,7 +327,7 @@ func connected(ports []int) bool {
 		lines := bufio.NewScanner(f)
 		found := false
 		for lines.Scan() && !found {
-			found = establishedTo(lines.Text(), ports)
+			found = openTo(lines.Text(), ports)
 		}
 		f.Close()
 		if found {
@@ -337,9 +337,13 @@ func connected(ports []int) bool {
 	return false
 }
 
-func establishedTo(line string, ports []int) bool {
+// openStates are those of a connection that waits for an answer: established, to be accepted when
+// there is room, and one whose other end has said all.
+var openStates = []string{"01", "03", "08"}
+
+func openTo(line string, ports []int) bool {
 	fields := strings.Fields(line)
-	if len(fields) < 4 || fields[3] != "01" {
+	if len(fields) < 4 || !slices.Contains(openStates, fields[3]) {
 		return false
 	}
 	_, text, _ := strings.Cut(fields[1], ":")

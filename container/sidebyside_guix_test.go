@@ -81,8 +81,8 @@ func startCrowd(t *testing.T, url string) *crowd {
 		defer tick.Stop()
 		for n := 0; ctx.Err() == nil; n++ {
 			page := url
-			if n%100 == 0 {
-				page += "slow" // takes a second
+			if n%400 == 0 {
+				page += "slow" // takes a second, in which the others wait
 			}
 			c.wait.Go(func() { c.ask(client, page) })
 			<-tick.C

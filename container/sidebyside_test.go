@@ -218,8 +218,8 @@ func TestSideBySidePreflight(t *testing.T) {
 
 func TestConnected(t *testing.T) {
 	const line = "   3: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0"
-	if !establishedTo(line, []int{80, 8080}) || establishedTo(line, []int{80, 50000}) ||
-		establishedTo(strings.Replace(line, " 01 ", " 06 ", 1), []int{8080}) || establishedTo("sl local_address", []int{8080}) {
+	if !openTo(line, []int{80, 8080}) || openTo(line, []int{80, 50000}) ||
+		!openTo(strings.Replace(line, " 01 ", " 03 ", 1), []int{8080}) || openTo(strings.Replace(line, " 01 ", " 06 ", 1), []int{8080}) || openTo("sl local_address", []int{8080}) {
 		t.Error("an established connection to port 8080 is not told from others")
 	}
 }

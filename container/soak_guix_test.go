@@ -85,7 +85,7 @@ func (r *realSamples) change(s *soak, behaviour string) (*Deployment, Revision) 
 	case "launcher dies":
 		rev.Script = r.wrapper("echo 'cannot even start' >&2; exit 1")
 	case "pid file lies":
-		d.StartTimeout = 3 * time.Second
+		d.StartTimeout = 6 * time.Second
 		rev.Script = r.wrapper(`echo $PPID > "$file"; set -- "$@" --pid-file="$TMPDIR/true"; ` + rev.Script + ` "$@"`)
 	case "container ends":
 		d.Probes = append(slices.Clone(d.Probes), killing{})

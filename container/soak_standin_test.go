@@ -14,7 +14,7 @@ type standIns struct{}
 func TestSoak(t *testing.T) {
 	d := testDeployment(t)
 	d.Schedule.StartPeriod = time.Second
-	d.StartTimeout = 5 * time.Second
+	d.StartTimeout = 10 * time.Second
 	runSoak(t, d, standIns{})
 }
 

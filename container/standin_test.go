@@ -51,6 +51,7 @@ root=$(mktemp -d "$TMPDIR/guix-directory.XXXXXX")
 trap 'rmdir "$root"' EXIT
 case $MODE in
   dies) cat "$REPLY_FILE" >&2; exit 1;;
+  "hangs once") test -e "$0.hung" || { : > "$0.hung"; exec sleep 1000; };;
   lies) echo $PPID > "$file"; exec sleep 1000;;
 esac
 STANDIN=container "$BINARY" &
@@ -124,13 +125,13 @@ func supervisorMain() int {
 	return 1
 }
 
-// makeTasks starts processes until it may not.
+// makeTasks has a shell start processes until it may not, and end them: the runtime of this
+// process dies when it cannot have a thread.
 func makeTasks() {
-	for range 100 {
-		if exec.Command("sleep", "1000").Start() != nil {
-			return
-		}
-	}
+	const script = `trap 'kill -9 0' EXIT; for i in $(seq 100); do sleep 1000 & done`
+	shell := exec.Command("sh", "-c", script)
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	shell.Run()
 }
 
 // answer serves a shepherd's socket.
