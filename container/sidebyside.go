@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -9,8 +8,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -306,7 +303,15 @@ func (in *Instance) drain(ctx context.Context) {
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for in.Alive() && connected(in.Generation.Environment.Ports) {
+	for in.Alive() {
+		some, err := connected(in.Generation.Environment.Ports)
+		if err != nil {
+			in.d.log().Warn("who is connected cannot be found out: waiting as long as a drain may take", "error", err)
+			some = true
+		}
+		if !some {
+			return
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -314,41 +319,6 @@ func (in *Instance) drain(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// connected reports whether somebody is connected to one of the ports, or about to be,
-// according to proc_net_tcp(5).
-func connected(ports []int) bool {
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		f, err := os.Open(name)
-		if err != nil {
-			continue
-		}
-		lines := bufio.NewScanner(f)
-		found := false
-		for lines.Scan() && !found {
-			found = openTo(lines.Text(), ports)
-		}
-		f.Close()
-		if found {
-			return true
-		}
-	}
-	return false
-}
-
-// openStates are those of a connection that waits for an answer: established, to be accepted when
-// there is room, and one whose other end has said all.
-var openStates = []string{"01", "03", "08"}
-
-func openTo(line string, ports []int) bool {
-	fields := strings.Fields(line)
-	if len(fields) < 4 || !slices.Contains(openStates, fields[3]) {
-		return false
-	}
-	_, text, _ := strings.Cut(fields[1], ":")
-	port, err := strconv.ParseInt(text, 16, 32)
-	return err == nil && slices.Contains(ports, int(port))
 }
 
 // expand replaces ${NAME} in what is asked by the setting NAME: it is another one on other ports.
