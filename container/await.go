@@ -164,8 +164,11 @@ func (a *awaiting) try(ctx context.Context, in *Instance, i int) (err error) {
 // failed counts a failure, and returns it when it was one too many.
 func (a *awaiting) failed(err error) error {
 	a.well = time.Time{}
-	if !a.started && time.Since(a.begin) < a.schedule.StartPeriod {
-		return nil
+	if !a.started {
+		clear(a.memory) // what went wrong before all was well is no change for the worse
+		if time.Since(a.begin) < a.schedule.StartPeriod {
+			return nil
+		}
 	}
 	if a.failures++; a.failures < a.schedule.Threshold {
 		return nil

@@ -55,6 +55,39 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+// A service that dies while others still come up has not got worse; one that dies afterwards has.
+func TestScheduleForgetsTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		web := Service{Provides: []string{"web"}, Status: "running", Enabled: true}
+		services := changingProbe(func(memory any) (any, error) {
+			return judgeServices([]Service{web}, []Service{web}, memory)
+		})
+		up := errors.New("not up")
+		other := probeFunc(func() error { return up })
+		a := &awaiting{probes: Probes{services, other}, memory: make([]any, 2), schedule: Schedule{StartPeriod: time.Minute, Threshold: 1}.withDefaults(), begin: time.Now()}
+		if _, err := a.check(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		web.Respawns = append(web.Respawns, time.Now())
+		up = nil
+		if _, err := a.check(t.Context(), nil); err != nil || !a.started {
+			t.Fatalf("a respawn in the start period counts: %v", err)
+		}
+		web.Respawns = append(web.Respawns, time.Now())
+		if _, err := a.check(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "1 respawn since it was well") {
+			t.Errorf("a respawn after it does not: %v", err)
+		}
+	})
+}
+
+// A changingProbe is a probe that calls a function with its memory.
+type changingProbe func(memory any) (any, error)
+
+func (f changingProbe) String() string { return "of a test" }
+func (f changingProbe) Check(_ context.Context, _ *Instance, memory any) (any, error) {
+	return f(memory)
+}
+
 func TestProbeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hangs := ctxProbe(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })

@@ -9,8 +9,8 @@ import (
 // A Probe says whether a running container is healthy, and if not, why.
 //
 // Check looks once and returns within ctx. A probe that compares what it sees
-// with what it saw before keeps that in memory, which is its own: nil at the first
-// check of a generation, later what the check before it returned, whether it passed or not.
+// with what it saw before keeps that in memory, which is its own: what the check before it
+// returned, whether it passed or not, and nil until all probes of a generation have passed together.
 type Probe interface {
 	fmt.Stringer
 	Check(ctx context.Context, in *Instance, memory any) (any, error)
