@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
 // checkProbe checks a probe once: it passes if says is empty, else it fails and says that.
@@ -48,7 +50,7 @@ func TestRealProbes(t *testing.T) {
 	in := mustBring(t, d, script)
 	address := strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/")
 	_, port, _ := net.SplitHostPort(address)
-	closed := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	closed := fmt.Sprintf("127.0.0.1:%d", guixtest.FreePort(t))
 	tlsAddress := outside.Listener.Addr().String()
 
 	database := listenIn(t, d.Shares[0].Source).(*net.UnixListener)

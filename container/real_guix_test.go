@@ -59,7 +59,7 @@ func boxMounts() []Mount {
 
 func TestRealContainer(t *testing.T) {
 	guixtest.Require(t)
-	port := strconv.Itoa(freePort(t))
+	port := strconv.Itoa(guixtest.FreePort(t))
 	built := samples(t)
 	testRealContainer(t, realScripts{port: port, one: built["one"], two: built["two"], fails: built["fails"], dies: built["dies"]})
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -77,22 +76,11 @@ func sampleExpression(greeting, mode string) sexp.Value {
 	return sexp.L(sexp.Symbol("lambda"), sexp.L(), script)
 }
 
-// freePort returns a port that nobody listens on just now.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // realDeployment returns a deployment of samples that serve HTTP on a port of their own and keep
 // their state in the mount "state". It is stopped at the end of the test.
 func realDeployment(t *testing.T) (d *Deployment, url string) {
 	t.Helper()
-	port := freePort(t)
+	port := guixtest.FreePort(t)
 	url = fmt.Sprintf("http://127.0.0.1:%d/", port)
 	d = &Deployment{
 		Name: fmt.Sprintf("sample-%d", port), Dir: t.TempDir(),

@@ -118,7 +118,7 @@ func TestSideBySideLosesNothing(t *testing.T) {
 	scripts := samples(t)
 	d, _ := realDeployment(t)
 	target := filepath.Join(t.TempDir(), "target")
-	one, two := freePort(t), freePort(t)
+	one, two := guixtest.FreePort(t), guixtest.FreePort(t)
 	setBeside(d, target, one, two)
 	d.Switch.Traffic.Command = []string{"/bin/sh", "-c", `echo "$GUIXCI_PORTS" > "$0.new" && mv "$0.new" "$0"`, target}
 	d.Shares[0].Concurrent = true

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
 // besides returns a deployment whose generations follow each other side by side, on two ports, and the
@@ -20,7 +22,7 @@ import (
 func besides(t *testing.T) (d *Deployment, target string) {
 	t.Helper()
 	d, target = testDeployment(t), filepath.Join(t.TempDir(), "target")
-	setBeside(d, target, freePort(t), freePort(t))
+	setBeside(d, target, guixtest.FreePort(t), guixtest.FreePort(t))
 	return d, target
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +21,7 @@ import (
 // machine: another state directory, with a guix-daemon that trusts only one key.
 func TestMove(t *testing.T) {
 	guixtest.Require(t)
-	port, other := freePort(t), freePort(t)
+	port, other := guixtest.FreePort(t), guixtest.FreePort(t)
 	one, bad := sample(t, port, "one", "works"), sample(t, port, "bad", "fails")
 	testscript.Run(t, testscript.Params{Files: []string{"testdata/move.txtar"}, Setup: func(e *testscript.Env) error {
 		e.Setenv("BAD", bad)
@@ -64,16 +63,6 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	text[i] ^= 1
 	ts.Check(os.WriteFile(name, text, 0o600))
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // otherDaemon starts a guix-daemon for the same store that believes only who is in acl.
