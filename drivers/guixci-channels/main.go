@@ -10,6 +10,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -72,12 +73,12 @@ Exit status: 0 as wanted, 1 something is wrong with the channels, 2 wrong usage,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(c *cobra.Command, args []string) error {
-			return usage(errors.New(`say what to do; "` + program + ` help" lists the verbs`))
+			return misuse(args)
 		},
 		Args: cobra.ArbitraryArgs,
 	}
 	root.SetVersionTemplate(cli.Version(program))
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cli.MisuseError{Err: err} })
 	flags := root.PersistentFlags()
 	flags.BoolVar(&d.json, "json", false, "print the answer as JSON")
 	flags.StringVar(&d.state, "state", "", "keep mirrors and caches in this directory (default $XDG_STATE_HOME/guixci)")
@@ -89,11 +90,19 @@ Exit status: 0 as wanted, 1 something is wrong with the channels, 2 wrong usage,
 
 func usage(err error) error { return &cli.UsageError{Err: err} }
 
-// arguments makes a wrong number of arguments a usage error.
+// misuse is the error for arguments that do not begin with a verb.
+func misuse(args []string) error {
+	if len(args) == 0 {
+		return &cli.MisuseError{Err: errors.New("say what to do")}
+	}
+	return &cli.MisuseError{Err: fmt.Errorf("there is no verb %q", args[0])}
+}
+
+// arguments makes a wrong number of arguments a misuse.
 func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return usage(err)
+			return &cli.MisuseError{Err: err}
 		}
 		return nil
 	}

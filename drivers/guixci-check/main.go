@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -66,10 +65,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	var misuse *cli.MisuseError
-	if errors.As(err, &misuse) {
-		return cli.Misuse(stderr, program, misuse)
-	}
 	if err != nil {
 		cli.Complain(stderr, program, err)
 	}

@@ -65,7 +65,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = fmt.Errorf("extraneous argument %q", flags.Arg(0))
 	}
 	if err != nil {
-		return cli.Misuse(stderr, "guixci-demo", err)
+		err = &cli.MisuseError{Err: err}
+		cli.Complain(stderr, "guixci-demo", err)
+		return cli.ExitCode(err)
 	}
 	if *version {
 		fmt.Fprint(stdout, cli.Version("guixci-demo"))

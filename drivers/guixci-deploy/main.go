@@ -68,7 +68,7 @@ func (d *driver) command() *cobra.Command {
 		Long: `Run Guix System containers, and take bad deployments back.
 
 NAME is the deployment's; with --environment, each environment is one of its own.
-The file is described by "go doc guixci/container File".
+"go doc github.com/genenetwork/guixci/container File" describes the file.
 
 Exit status: 0 as wanted, 2 wrong usage or a mistake in the file, 3 the machinery failed:
 try again, 10 refused and nothing changed, 11 failed and what ran was kept, 12 rolled
@@ -77,12 +77,12 @@ back, 13 rolling back failed too. "exec" has the status of the command.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return usage(errors.New(`say what to do; "` + program + ` help" lists the verbs`))
+		RunE: func(_ *cobra.Command, args []string) error {
+			return misuse(args)
 		},
 	}
 	root.SetVersionTemplate(cli.Version(program))
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cli.MisuseError{Err: err} })
 	flags := root.PersistentFlags()
 	flags.StringVarP(&d.file, "file", "f", "", "the deployment file")
 	flags.StringVarP(&d.environment, "environment", "e", "", "the environment of that file")
@@ -101,11 +101,19 @@ back, 13 rolling back failed too. "exec" has the status of the command.`,
 
 func usage(err error) error { return &cli.UsageError{Err: err} }
 
-// arguments makes a wrong number of arguments a usage error.
+// misuse is the error for arguments that do not begin with a verb.
+func misuse(args []string) error {
+	if len(args) == 0 {
+		return &cli.MisuseError{Err: errors.New("say what to do")}
+	}
+	return &cli.MisuseError{Err: fmt.Errorf("there is no verb %q", args[0])}
+}
+
+// arguments makes a wrong number of arguments a misuse.
 func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return usage(err)
+			return &cli.MisuseError{Err: err}
 		}
 		return nil
 	}

@@ -63,9 +63,9 @@ Offer the store over HTTP, signed, to every Guix that has authorized the key.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args)
 	if err != nil {
+		err = &cli.MisuseError{Err: err}
 		cli.Complain(stderr, program, err)
-		fmt.Fprintf(stderr, "Try '%s --help' for more information.\n", program)
-		return cli.Usage
+		return cli.ExitCode(err)
 	}
 	switch {
 	case o.help:
@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case len(o.args) > 0 && o.args[0] == "export":
 		err = export(ctx, o, stderr)
 	case len(o.args) > 0:
-		err = &cli.UsageError{Err: fmt.Errorf("unknown command %q", o.args[0])}
+		err = &cli.MisuseError{Err: fmt.Errorf("unknown command %q", o.args[0])}
 	default:
 		err = publish(ctx, o, stderr)
 	}

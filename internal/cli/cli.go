@@ -36,7 +36,7 @@ func (e *UsageError) Error() string { return e.Err.Error() }
 // Unwrap returns the mistake.
 func (e *UsageError) Unwrap() error { return e.Err }
 
-// A MisuseError is a mistake in the command line, for [Misuse] to tell.
+// A MisuseError is a mistake in the command line: "--help" tells how to do it.
 type MisuseError struct{ Err error }
 
 func (e *MisuseError) Error() string { return e.Err.Error() }
@@ -52,12 +52,13 @@ var ErrRed = errors.New("red")
 func ExitCode(err error) int {
 	var own interface{ ExitCode() int }
 	var usage *UsageError
+	var misuse *MisuseError
 	switch {
 	case err == nil:
 		return OK
 	case errors.As(err, &own):
 		return own.ExitCode()
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.As(err, &misuse):
 		return Usage
 	case errors.Is(err, ErrRed):
 		return Red
@@ -99,8 +100,14 @@ func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// Complain writes err, and a hint where there is one, for people.
+// Complain writes err, and a hint where there is one, for people. A [MisuseError] is told in the
+// words of GNU programs, whatever the words of the package that found it.
 func Complain(stderr io.Writer, program string, err error) {
+	var misuse *MisuseError
+	if errors.As(err, &misuse) {
+		fmt.Fprintf(stderr, "%s: %s\nTry '%s --help' for more information.\n", program, gnuWords(err), program)
+		return
+	}
 	fmt.Fprintf(stderr, "%s: %v\n", program, err)
 	if hint := Hint(err); hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
@@ -113,19 +120,16 @@ var (
 	numberSyntax = regexp.MustCompile(`: strconv\.\w+: .*`)
 )
 
-// Misuse tells the user what is wrong with the command line, in the words of GNU programs, and
-// returns the status to exit with.
-func Misuse(stderr io.Writer, program string, err error) int {
+// gnuWords says what is wrong with a command line as GNU programs do.
+func gnuWords(err error) string {
 	text := strings.NewReplacer(
-		"unknown flag: ", "unrecognized option ", "flag needs an argument: --", "option requires an argument: --",
+		"unknown flag: ", "unrecognized option ", "unknown shorthand flag: ", "unrecognized option ", "flag needs an argument: --", "option requires an argument: --",
 		"flag provided but not defined: -", "unrecognized option --",
 		"flag needs an argument: -", "option requires an argument: --",
 		"for flag -", "for option --", "for -", "for option --", ": parse error", "",
 	).Replace(err.Error())
 	text = cobraValue.ReplaceAllString(text, `invalid value $1 for option $2: `)
-	text = numberSyntax.ReplaceAllString(text, "")
-	fmt.Fprintf(stderr, "%s: %s\nTry '%s --help' for more information.\n", program, text, program)
-	return Usage
+	return numberSyntax.ReplaceAllString(text, "")
 }
 
 // Directory is the function of a [flag.FlagSet.Func] for a directory, which is made

@@ -99,7 +99,9 @@ func TestMisuse(t *testing.T) {
 			continue
 		}
 		var b bytes.Buffer
-		if code := Misuse(&b, "prog", err); code != Usage || !strings.Contains(b.String(), test.want) ||
+		err = &MisuseError{err}
+		Complain(&b, "prog", err)
+		if code := ExitCode(err); code != Usage || !strings.Contains(b.String(), test.want) ||
 			!strings.HasSuffix(b.String(), "\nTry 'prog --help' for more information.\n") {
 			t.Errorf("%s: %d %q, want %q", test.arg, code, &b, test.want)
 		}
