@@ -167,27 +167,18 @@ func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
 // enumerate records jobs as they come and gives them to the scheduler. Many jobs in
 // little time are recorded together, since each transaction waits for the disk.
 func (s *shift) enumerate(ctx context.Context, spec Specification, id int64, jobs iter.Seq2[inferior.Job, error]) error {
-	const most, longest = 64, 100 * time.Millisecond
-	var waiting []inferior.Job
-	var last time.Time
-	flush := func() error {
-		last = time.Now()
-		err := s.addJobs(spec, id, waiting)
-		waiting = nil
-		return err
-	}
+	known := &batch[inferior.Job]{most: 64, longest: 100 * time.Millisecond,
+		pass: func(jobs []inferior.Job) error { return s.addJobs(spec, id, jobs) }}
 	for job, err := range jobs {
 		if err != nil {
-			return errors.Join(err, flush())
+			return errors.Join(err, known.flush())
 		}
 		s.notify(spec.Name, Event{Kind: Evaluated, Job: &job})
-		if waiting = append(waiting, job); len(waiting) >= most || time.Since(last) > longest {
-			if err := flush(); err != nil {
-				return err
-			}
+		if err := known.add(job); err != nil {
+			return err
 		}
 	}
-	return errors.Join(flush(), context.Cause(ctx))
+	return errors.Join(known.flush(), context.Cause(ctx))
 }
 
 func (s *shift) addJobs(spec Specification, id int64, jobs []inferior.Job) error {
