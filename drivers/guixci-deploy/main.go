@@ -14,11 +14,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/user"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/genenetwork/guixci/container"
 	"github.com/genenetwork/guixci/container/shepherd"
@@ -28,7 +30,11 @@ import (
 
 const program = "guixci-deploy"
 
-func main() { cli.Main(run) }
+func main() {
+	// Containers outlive us. What our caller has open, such as the lock of flock(1), is not for them to hold.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // an older kernel has no such call
+	cli.Main(run)
+}
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	d := &driver{stdout: stdout, stderr: stderr}
