@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -244,6 +245,27 @@ func (ev *evidence) mentioned(e *Exception, source string) Location {
 	return Location{}
 }
 
+// ownerOfMissing finds the module that an exception says there is no code for, in another channel.
+func (ev *evidence) ownerOfMissing(e *PullError, s story) (module, owner string) {
+	if e.Exception == nil || len(e.Exception.Args) < 3 {
+		return "", ""
+	}
+	names, _ := sexp.Items(e.Exception.Args[2])
+	if len(names) == 0 {
+		return "", ""
+	}
+	sources := ev.sources(s)
+	for _, channel := range slices.Sorted(maps.Keys(sources)) {
+		source := sources[channel]
+		if channel != e.Channel && channel != "guix" && slices.ContainsFunc(ev.walk(path.Join(source, ev.directory(source))), func(file string) bool {
+			return moduleOf(file) == names[0].String()
+		}) {
+			return names[0].String(), channel
+		}
+	}
+	return "", ""
+}
+
 var storeItem = regexp.MustCompile(`/gnu/store/[0-9a-z]{32}-[^"\\\s)]+`)
 
 // sources finds the checkouts of the channels in the store, by way of the
@@ -251,7 +273,7 @@ var storeItem = regexp.MustCompile(`/gnu/store/[0-9a-z]{32}-[^"\\\s)]+`)
 func (ev *evidence) sources(s story) map[string]string {
 	sources := make(map[string]string)
 	seen := make(map[string]bool)
-	queue := []string{s.derivation}
+	queue := []string{s.derivation, s.profile}
 	for len(queue) > 0 && len(seen) < 100 {
 		drv := queue[0]
 		queue = queue[1:]

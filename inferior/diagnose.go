@@ -2,21 +2,24 @@ package inferior
 
 import (
 	"cmp"
+	"fmt"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
 // evidence is what there is to find out from why a Guix command failed.
 type evidence struct {
-	command  string   // such as "guix pull"
-	messages string   // what it printed to standard error
-	status   string   // how it ended
-	channels []string // names of the channels that were asked for
+	command  string        // such as "guix pull"
+	messages string        // what it printed to standard error
+	status   string        // how it ended
+	channels []string      // names of the channels that were asked for
+	late     time.Duration // it was ended after so long; 0 if it ended by itself
 
 	// How to read a build log and a file of the store; nil means the real ones.
 	log  func(path string) string
@@ -31,7 +34,9 @@ var (
 	authenticting = regexp.MustCompile(`^Authenticating channel '([^']*)'`)
 	building      = regexp.MustCompile(`^Building from th`)
 	builtFrom     = regexp.MustCompile(`^  (\S.*)\t([0-9a-f]{7})$`)
+	buildBegins   = regexp.MustCompile(`^building (/\S+\.drv)\.\.\.$`)
 	buildFailed   = regexp.MustCompile(`^build of (/\S+\.drv) failed$`)
+	profileFailed = regexp.MustCompile(`^cannot build derivation .(/\S+-profile\.drv)'`)
 	viewLog       = regexp.MustCompile(`^View build log at '([^']*)'`)
 	errorLine     = regexp.MustCompile(`^(?:guix \S+|(\S+?):(\d+):(\d+)): error: (.*)$`)
 	placedLine    = regexp.MustCompile(`^(?:\S+:\d+:\d+: )?(/\S+?):(\d+):(\d+): (.*)$`)
@@ -48,7 +53,9 @@ type story struct {
 	channel    string            // updated or authenticated last
 	urls       map[string]string // by channel
 	commits    map[string]string // first seven digits, by channel
+	underWay   string            // derivation whose build began last
 	derivation string            // first one that failed
+	profile    string            // derivation that could not be built on its account, and has all channels
 	log        string
 	message    string
 	location   Location
@@ -92,8 +99,12 @@ func (s *story) event(line string) {
 	case builtFrom.MatchString(line):
 		m := builtFrom.FindStringSubmatch(line)
 		s.builtFrom(m[1], m[2])
+	case buildBegins.MatchString(line):
+		s.underWay = buildBegins.FindStringSubmatch(line)[1]
 	case buildFailed.MatchString(line):
 		s.derivation = cmp.Or(s.derivation, buildFailed.FindStringSubmatch(line)[1])
+	case profileFailed.MatchString(line):
+		s.profile = profileFailed.FindStringSubmatch(line)[1]
 	case viewLog.MatchString(line):
 		s.log = cmp.Or(s.log, viewLog.FindStringSubmatch(line)[1])
 	case warningLine.MatchString(line):
@@ -139,6 +150,9 @@ func diagnosePull(ev evidence) *PullError {
 	ev.setDefaults()
 	var s story
 	s.read(ev.messages)
+	if ev.late > 0 {
+		s.derivation = cmp.Or(s.derivation, s.underWay)
+	}
 	e := &PullError{Stage: s.stage, Channel: s.channel, Failure: ev.failure(s)}
 	if s.derivation != "" {
 		e.blame(s)
@@ -146,6 +160,7 @@ func diagnosePull(ev evidence) *PullError {
 		e.place(ev, s)
 	}
 	e.noteKilled(ev.messages)
+	e.noteTimedOut(ev.messages)
 	e.classify()
 	e.correctStage(s)
 	if e.Stage == StageBuild && e.Derivation == "" {
@@ -157,7 +172,10 @@ func diagnosePull(ev evidence) *PullError {
 	if e.Location.File != "" && e.Stage != StageStart {
 		e.Module = moduleOf(e.Location.File)
 	}
-	e.Hint = cmp.Or(e.specificHint(), s.hintUnless(e.Stage), hints[e.Cause])
+	e.Hint = cmp.Or(e.specificHint(ev, s), s.hintUnless(e.Stage), hints[e.Cause])
+	if ev.late > 0 {
+		e.noteLate(ev.late)
+	}
 	return e
 }
 
@@ -171,6 +189,7 @@ func diagnoseSystem(ev evidence, file string) *SystemError {
 		ev.readBuild(&e.Failure, s)
 	}
 	e.noteKilled(ev.messages)
+	e.noteTimedOut(ev.messages)
 	e.classify()
 	e.Hint = cmp.Or(s.hint, hints[e.Cause])
 	return e
@@ -264,6 +283,34 @@ func (f *Failure) noteKilled(messages string) {
 	}
 }
 
+// timedOut is what guix-daemon says of a builder that it ended because of --timeout or
+// --max-silent-time. (Guix 1.5.0 prints "after %2% seconds" for the first.)
+var timedOut = regexp.MustCompile(`(?m)^building of .?(/gnu/store/[^ ']+)' timed out after (\S+ seconds)(.*)$`)
+
+// noteTimedOut makes a builder that was ended because of its time the cause.
+func (f *Failure) noteTimedOut(messages string) {
+	m := timedOut.FindStringSubmatch(messages)
+	if m == nil {
+		return
+	}
+	f.Cause, f.Location, f.Exception = CauseTimeout, Location{}, nil
+	_, name, _ := strings.Cut(strings.TrimSuffix(path.Base(m[1]), ".drv"), "-")
+	f.Message = "the build of " + name + " timed out"
+	if !strings.Contains(m[2], "%") {
+		f.Message += " after " + m[2] + m[3]
+	}
+}
+
+// noteLate makes the failure one of a command that was ended because it took too long. Until
+// all channels are fetched that is not their fault.
+func (e *PullError) noteLate(after time.Duration) {
+	e.Failure = Failure{Cause: CauseTimeout, Message: fmt.Sprintf("not done within %v", after), Log: e.Log}
+	if e.Stage == StageStart || e.Stage == StageFetch || e.Stage == StageDependencies {
+		e.Cause = CauseNetwork
+	}
+	e.Module, e.Hint = "", hints[e.Cause]
+}
+
 // classify finds the cause.
 func (f *Failure) classify() {
 	if f.Exception != nil {
@@ -298,9 +345,17 @@ func (e *PullError) correctStage(s story) {
 }
 
 // specificHint is advice that needs to know more than the cause.
-func (e *PullError) specificHint() string {
-	if e.Cause == CauseMissingModule && e.Module != "" && strings.HasSuffix(e.Message, e.Module) {
+func (e *PullError) specificHint(ev evidence, s story) string {
+	if e.Cause != CauseMissingModule {
+		return ""
+	}
+	if e.Module != "" && strings.HasSuffix(e.Message, e.Module) {
 		return "the file does not define the module that its name calls for"
+	}
+	if module, owner := ev.ownerOfMissing(e, s); owner != "" {
+		return fmt.Sprintf("%s is in channel %s, which is not among those that channel %s is built with: "+
+			"Guix hands on only the dependencies that a channel names itself, not theirs (bug 68797); add %[2]s to .guix-channel of %[3]s",
+			module, owner, e.Channel)
 	}
 	return ""
 }

@@ -85,7 +85,7 @@ func TestDiagnose(t *testing.T) {
 			if e.Stage != c.stage || e.Cause != c.cause || e.Error() != c.want {
 				t.Errorf("\n got %s, %q: %s\nwant %s, %q: %s", e.Stage, e.Cause, e, c.stage, c.cause, c.want)
 			}
-			if e.Cause != "" && e.Cause != CauseSyntax && e.Cause != CauseMachinery && e.Cause != CauseChannelsFile && e.Hint == "" {
+			if e.Cause != "" && e.Cause != CauseMachinery && e.Cause != CauseChannelsFile && e.Hint == "" {
 				t.Error("no hint")
 			}
 			if (e.Derivation != "") != (e.BuildLog != "") {

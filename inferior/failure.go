@@ -35,6 +35,7 @@ const (
 	CauseNoSpace         Cause = "no-space"         // a disk that is full
 	CausePermission      Cause = "permission"       // a directory that is not ours to write to
 	CauseMemory          Cause = "memory"           // more memory than allowed
+	CauseTimeout         Cause = "timeout"          // it, or a build for it, took or was silent for longer than allowed
 	CauseMachinery       Cause = "machinery"        // no daemon, no Guix, a process killed
 )
 
@@ -113,11 +114,14 @@ var hints = map[Cause]string{
 	CauseUnboundVariable: "the channel may be newer than its guix, or the module that defines the variable is missing from #:use-module: " +
 		"update the guix channel, or go back to a commit of this channel that matches",
 	CauseMissingModule: "the channel may be newer than its guix, or need another channel that it does not declare in .guix-channel",
+	CauseSyntax: "look at that place: a parenthesis that is missing or one too many, a field that does not exist or is misspelt, " +
+		"a form without what it needs",
 	CauseAuthentication: "the commit must be signed by a key that .guix-authorizations of its parents lists, " +
 		"and that key be on the keyring branch",
 	CauseRepository: "check the URL, branch and commit of the channel",
 	CauseNetwork:    "try again when the network is back",
 	CauseNoSpace:    "make room: guix gc, and old profiles and logs",
 	CauseMemory:     "look for code that runs when modules are loaded, or allow more memory",
+	CauseTimeout:    "look for code that never ends and runs when modules are loaded, or allow more time",
 	CausePermission: "give the directory to the user that pulls",
 }

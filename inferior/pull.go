@@ -48,6 +48,11 @@ type Puller struct {
 	// before they are killed, as with [Options]; 0 means any number. What guix-daemon
 	// builds for it does not count.
 	Memory int64
+	// Timeout is how long one guix pull may take, fetching and building; 0 means any time.
+	Timeout time.Duration
+	// BuildTimeout and BuildMaxSilent are how long each build that guix-daemon does for it
+	// may take, and be silent; 0 leaves that to guix-daemon, which usually lets it go on for ever.
+	BuildTimeout, BuildMaxSilent time.Duration
 	// StopTimeout is how long a cancelled guix pull may take to end by itself
 	// after SIGTERM; 0 means 5 seconds.
 	StopTimeout time.Duration
@@ -222,8 +227,8 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 	}
 	defer fetching.Release()
 
-	cmd := exec.Command(guix, append([]string{"pull", "--channels=" + p.path(name+".scm"),
-		"--profile=" + p.path(name)}, p.Args...)...)
+	cmd := exec.Command(guix, slices.Concat([]string{"pull", "--channels=" + p.path(name+".scm"),
+		"--profile=" + p.path(name)}, p.buildOptions(), p.Args)...)
 	cmd.Dir = "/"
 	cmd.Env = environment(p.Env, "HOME="+filepath.Join(p.cacheDir(), "home"), "XDG_CACHE_HOME="+p.cacheDir(),
 		"XDG_CONFIG_HOME="+filepath.Join(p.cacheDir(), "home", ".config"), "LC_ALL=C.UTF-8", "LANGUAGE=en")
@@ -234,22 +239,57 @@ func (p *Puller) run(ctx context.Context, name string, channels []byte, lock *fi
 	if err != nil {
 		return startFailed(err)
 	}
+	clock := newClock(p.Timeout)
+	defer clock.Stop()
+	late := false
 	select {
 	case <-child.exited:
+	case <-clock.C:
+		late = true
 	case <-ctx.Done():
+	}
+	if late || ctx.Err() != nil {
 		child.terminate(p.stopTimeout())
 		os.Remove(p.path(name + ".lock")) // guix's own, which it leaves when it is ended
+	}
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if child.err == nil {
+	if child.err == nil && !late {
 		return nil
 	}
-	failed := diagnosePull(evidence{command: "guix pull", messages: child.stderr.String(), status: child.status(), channels: channelNames(channels)})
+	ev := evidence{command: "guix pull", messages: child.stderr.String(), status: child.status(), channels: channelNames(channels)}
+	if late {
+		ev.late = p.Timeout
+	}
+	failed := diagnosePull(ev)
 	if err := child.outOfMemory(); err != nil {
 		failed.Failure = Failure{Cause: CauseMemory, Message: err.Error(), Hint: hints[CauseMemory], Log: failed.Log}
 	}
 	p.logger().Info("pull failed", "name", name, "stage", failed.Stage, "channel", failed.Channel, "err", failed.Message)
 	return failed
+}
+
+// buildOptions bound what guix-daemon builds, in whole seconds.
+func (p *Puller) buildOptions() (options []string) {
+	add := func(option string, d time.Duration) {
+		if d > 0 {
+			options = append(options, fmt.Sprintf("--%s=%d", option, int64(max(time.Second, d.Round(time.Second))/time.Second)))
+		}
+	}
+	add("timeout", p.BuildTimeout)
+	add("max-silent-time", p.BuildMaxSilent)
+	return options
+}
+
+// newClock is a timer that fires after d, and never if that is 0.
+func newClock(d time.Duration) *time.Timer {
+	if d <= 0 {
+		t := time.NewTimer(time.Hour)
+		t.Stop()
+		return t
+	}
+	return time.NewTimer(d)
 }
 
 func startFailed(err error) *PullError {

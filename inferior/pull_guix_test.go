@@ -11,9 +11,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/genenetwork/guixci/channel/channeltest"
 	"github.com/genenetwork/guixci/inferior"
 	"github.com/genenetwork/guixci/inferior/sexp"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
@@ -180,6 +182,62 @@ func TestGuixPullBroken(t *testing.T) {
 	}
 	if names, _ := p.Names(); len(names) != 0 {
 		t.Errorf("ready: %v", names)
+	}
+}
+
+// Code that never ends when its module is loaded does not hold up guix pull for ever.
+func TestGuixPullEndless(t *testing.T) {
+	guixtest.Require(t)
+	set := sampleSet(t)
+	if _, err := set.Repo(samples.Channel).Commit("master", "Count.", map[string]string{
+		"sample/endless.scm": "(define-module (sample endless))\n\n(let loop () (loop))\n"}, set.Alice); err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string]*inferior.Puller{"silent": puller(t), "long": puller(t)} {
+		want := "the build of sample-channel timed out"
+		if name == "silent" {
+			p.BuildMaxSilent = 2 * time.Second
+			want += " after 2 seconds of silence"
+		} else {
+			p.BuildTimeout = 2 * time.Second
+		}
+		_, err := p.Pull(t.Context(), name, channelsFile(t, set))
+		var failed *inferior.PullError
+		if !errors.As(err, &failed) {
+			t.Fatalf("%s: %v, want a verdict", name, err)
+		}
+		if failed.Channel != samples.Channel || failed.Cause != inferior.CauseTimeout || failed.Stage != inferior.StageBuild ||
+			!strings.HasPrefix(failed.Message, want) || failed.Hint == "" || failed.Machinery() {
+			t.Errorf("%s: %+v", name, failed)
+		}
+	}
+}
+
+// A channel whose dependency has dependencies of its own: Guix leaves them out of what it builds the
+// channel with, bug 68797.
+func TestGuixPullTransitiveGap(t *testing.T) {
+	guixtest.Require(t)
+	set := sampleSet(t)
+	channels := set.Channels()
+	repo, intro, err := channeltest.New(filepath.Join(t.TempDir(), "top.git"), set.Alice, map[string]string{
+		".guix-channel": channeltest.Metadata("", channels[1]),
+		"top/all.scm":   "(define-module (top all)\n  #:use-module (sample-project))\n\n(define-public top sample-project)\n",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := append(channels[:1:1], repo.Channel("top", intro)).WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	_, err = puller(t).Pull(t.Context(), "gap", b.Bytes())
+	var failed *inferior.PullError
+	if !errors.As(err, &failed) {
+		t.Fatalf("%v, want a verdict", err)
+	}
+	if failed.Channel != "top" || failed.Cause != inferior.CauseMissingModule || failed.Message != "no code for module (sample packages)" ||
+		!strings.Contains(failed.Hint, "(sample packages) is in channel sample-channel,") || !strings.Contains(failed.Hint, "add sample-channel to .guix-channel of top") {
+		t.Errorf("%+v", failed)
 	}
 }
 

@@ -61,6 +61,11 @@ func scriptedPull(args []string, _ io.Reader, _, stderr io.Writer) int {
 		syscall.Pause()
 	}
 	fmt.Fprintln(stderr, "Building from this channel:")
+	if strings.Contains(string(text), "endless") {
+		fmt.Fprintln(stderr, "  guix      https://example.org/guix\t1234567")
+		fmt.Fprintln(stderr, "building /gnu/store/mh8wamlizrvg13zzgfrn9ymbsw51zqqc-guix-packages.drv...")
+		syscall.Pause()
+	}
 	return link(profile, stderr)
 }
 
@@ -281,5 +286,26 @@ func TestPullMemory(t *testing.T) {
 	if !errors.As(err, &failed) || failed.Cause != inferior.CauseMemory || failed.Machinery() ||
 		failed.Message != "too much memory: at most 100 MiB allowed" || failed.Hint == "" {
 		t.Errorf("%v", err)
+	}
+}
+
+// One that never ends is ended, too: the fault of the network as long as it fetches, then
+// of what is being built.
+func TestPullLate(t *testing.T) {
+	p := scriptedPuller(t)
+	p.Timeout = 500 * time.Millisecond
+	for text, want := range map[string]inferior.PullError{
+		"half":    {Stage: inferior.StageFetch, Channel: "guix", Failure: inferior.Failure{Cause: inferior.CauseNetwork}},
+		"endless": {Stage: inferior.StageBuild, Channel: "guix", Failure: inferior.Failure{Cause: inferior.CauseTimeout}},
+	} {
+		_, err := p.Pull(t.Context(), text, []byte(channelsText+"; "+text))
+		var failed *inferior.PullError
+		if !errors.As(err, &failed) || failed.Stage != want.Stage || failed.Cause != want.Cause || failed.Channel != want.Channel ||
+			failed.Message != "not done within 500ms" || failed.Hint == "" {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if _, err := p.Pull(t.Context(), "abc", []byte(channelsText)); err != nil {
+		t.Error(err)
 	}
 }
