@@ -33,6 +33,15 @@ type Options struct {
 	Slots int
 	// Limits bound all builds, however long their packages say they may take.
 	Limits build.Limits
+	// MinFree is how many bytes must be free in the store's file system for a build to start;
+	// 0 means 256 MiB, and less than 0 none.
+	MinFree int64
+	// PullTimeout is how long one guix pull may take; 0 means 12 hours. What guix-daemon
+	// builds for it is bounded by Limits, too, and must not be silent for an hour.
+	PullTimeout time.Duration
+	// PullMemory is how many bytes guix pull and its children, but not what guix-daemon
+	// builds for it, may occupy; 0 means 8 GiB.
+	PullMemory int64
 	// UseSubstitutes lets guix-daemon fetch what somebody else has built.
 	UseSubstitutes bool
 	// Notify is told what happens, in order. Everything waits for it, so it must return
@@ -94,7 +103,9 @@ func Open(dir string, o Options) (*Pipeline, error) {
 		dir: dir, o: o, record: r, turn: make(chan struct{}, 1), again: map[string]bool{},
 		repos: &channel.Repositories{Dir: filepath.Join(dir, "repos"), Logger: o.Logger},
 		puller: &inferior.Puller{Guix: o.Guix, Dir: filepath.Join(dir, "profiles"),
-			CacheDir: filepath.Join(dir, "cache"), Log: o.Log, Logger: o.Logger},
+			CacheDir: filepath.Join(dir, "cache"), Log: o.Log, Logger: o.Logger,
+			Memory: cmp.Or(o.PullMemory, 8<<30), Timeout: cmp.Or(o.PullTimeout, 12*time.Hour),
+			BuildTimeout: o.Limits.Timeout, BuildMaxSilent: cmp.Or(o.Limits.MaxSilent, time.Hour)},
 		pool: &store.Pool{Address: o.Daemon, Logger: o.Logger},
 	}
 	p.roots = &build.Roots{Dir: p.path("roots"), Pool: p.pool}

@@ -37,6 +37,7 @@ type bench struct {
 	mu     sync.Mutex // guards events
 	events map[guixci.Kind]int
 	builds map[build.Kind]int
+	also   func(guixci.Event) // nil, or told of each event, too
 }
 
 // newBench makes samples that nobody has built before.
@@ -69,6 +70,9 @@ func (b *bench) open(t *testing.T, o guixci.Options) {
 		b.events[e.Kind]++
 		if e.Build != nil {
 			b.builds[e.Build.Kind]++
+		}
+		if b.also != nil {
+			b.also(e)
 		}
 	}
 	var err error
@@ -166,6 +170,7 @@ func TestRun(t *testing.T) {
 
 	t.Run("NoSystem", func(t *testing.T) { noSystem(t, b, r.Lock) })
 	t.Run("Cache", func(t *testing.T) { servedFromCache(t, b, r) })
+	t.Run("NoRoom", func(t *testing.T) { noRoom(t, b) })
 	t.Run("Policy", func(t *testing.T) { stricter(t, b) })
 	t.Run("Held", func(t *testing.T) { held(t, b) })
 	t.Run("Unchanged", func(t *testing.T) { unchanged(t, b) })
@@ -250,6 +255,24 @@ func get(t *testing.T, url string) string {
 		t.Fatalf("get %s: %s %v: %s", url, resp.Status, err, body)
 	}
 	return string(body)
+}
+
+// noRoom wants more free space than there is before it builds what was deleted.
+func noRoom(t *testing.T, b *bench) {
+	b.open(t, guixci.Options{Slots: 2, Publish: true, MinFree: 1 << 62})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	full := errors.New("seen that there is no room")
+	b.also = func(e guixci.Event) {
+		if e.Build != nil && e.Build.Kind == build.Retrying && e.Build.Result.Cause == build.DiskFull {
+			cancel(full)
+		}
+	}
+	defer func() { b.also = nil }()
+	if _, err := b.Run(ctx, b.spec()); !errors.Is(err, full) {
+		t.Errorf("%v, want that it was tried in vain", err)
+	}
+	b.open(t, guixci.Options{Slots: 2, Publish: true})
 }
 
 // stricter asks for all jobs, some of which are there to fail.

@@ -1,6 +1,7 @@
 package guixci
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -156,7 +157,7 @@ func held(ctx context.Context, daemon *build.Daemon, jobs iter.Seq2[inferior.Job
 func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
 	s := &build.Scheduler{
 		Store: daemon, Builder: daemon, Slots: p.o.Slots, Logs: p.path("logs"),
-		Limits: p.o.Limits, Known: p.known, Root: p.keep, Logger: p.o.Logger,
+		Limits: p.o.Limits, MinFree: cmp.Or(p.o.MinFree, 256<<20), Known: p.known, Root: p.keep, Logger: p.o.Logger,
 	}
 	if p.o.UseSubstitutes {
 		s.Substitutes = daemon
