@@ -3,6 +3,7 @@ package guixci
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/guixci/record"
@@ -16,6 +17,7 @@ const (
 	NewlyBroken Change = "newly broken" // it was good the last time, or is not known from before
 	StillBroken Change = "still broken"
 	Fixed       Change = "fixed"
+	Undecided   Change = "undecided" // the machinery failed, so nothing is known
 )
 
 // A Finding is a job that is broken or fixed, and what there is to know about that.
@@ -52,7 +54,7 @@ type Move struct {
 const mostNotes = 20
 
 // Findings returns what is broken or fixed in a report that is the newest of its specification:
-// newly broken first, fixed last.
+// newly broken first, undecided last.
 func (h *History) Findings(ctx context.Context, r *Report) ([]Finding, error) {
 	f := finder{History: h, spec: r.Specification, spans: map[record.Turn]Span{}}
 	pull, err := f.pull(ctx, r)
@@ -64,30 +66,15 @@ func (h *History) Findings(ctx context.Context, r *Report) ([]Finding, error) {
 		found[pull.Change] = append(found[pull.Change], *pull)
 	}
 	for _, j := range r.Jobs {
-		change := changeOf(j)
-		if change == "" {
-			continue
-		}
-		finding, err := f.job(ctx, j, change)
+		finding, err := f.job(ctx, r, j)
 		if err != nil {
 			return nil, err
 		}
-		found[change] = append(found[change], finding)
+		if finding != nil {
+			found[finding.Change] = append(found[finding.Change], *finding)
+		}
 	}
-	return append(append(found[NewlyBroken], found[StillBroken]...), found[Fixed]...), nil
-}
-
-// changeOf is empty for a job that is as good as before, or of which nothing is known.
-func changeOf(j record.Job) Change {
-	switch {
-	case j.Weather == record.NewSuccess:
-		return Fixed
-	case j.Weather == record.StillFailing:
-		return StillBroken
-	case j.Status.Final() && j.Status != record.Succeeded && j.Status != record.Cancelled:
-		return NewlyBroken
-	}
-	return ""
+	return slices.Concat(found[NewlyBroken], found[StillBroken], found[Fixed], found[Undecided]), nil
 }
 
 // A finder makes the findings of one report. Many jobs break in the same span.
@@ -97,14 +84,23 @@ type finder struct {
 	spans map[record.Turn]Span
 }
 
-func (f *finder) job(ctx context.Context, j record.Job, change Change) (Finding, error) {
-	finding := Finding{Change: change, Job: j.Name, System: j.System}
-	turn, err := f.record.JobTurn(f.spec, j.Name, j.System)
-	if err != nil {
-		return finding, err
+// job is the finding about a job; nil if it is as good as before.
+func (f *finder) job(ctx context.Context, r *Report, j record.Job) (*Finding, error) {
+	if j.Status == record.Succeeded && j.Weather != record.NewSuccess || j.Status == record.Cancelled || !j.Status.Final() {
+		return nil, nil
 	}
-	if finding.Span, err = f.span(ctx, turn); err != nil || change == Fixed {
-		return finding, err
+	finding := &Finding{Change: Undecided, Job: j.Name, System: j.System, Span: Span{Since: r.Evaluation}}
+	if j.Status.Decided() {
+		turn, err := f.record.JobTurn(f.spec, j.Name, j.System)
+		if err != nil {
+			return nil, err
+		}
+		if finding.Change = turned(turn, r.Evaluation); finding.Change == "" {
+			return nil, nil
+		}
+		if finding.Span, err = f.span(ctx, turn); err != nil || finding.Change == Fixed {
+			return finding, err
+		}
 	}
 	finding.Cause, finding.Culprit = j.Cause, j.Culprit
 	if j.Derivation == "" {
@@ -121,20 +117,28 @@ func (f *finder) job(ctx context.Context, j record.Job, change Change) (Finding,
 	return finding, err
 }
 
+// turned is the change that a turn is to an evaluation; empty if it has been good before, as far as is known.
+func turned(turn record.Turn, evaluation int64) Change {
+	switch now := turn.Since >= evaluation; {
+	case turn.Bad && now:
+		return NewlyBroken
+	case turn.Bad:
+		return StillBroken
+	case now && turn.Before != 0:
+		return Fixed
+	}
+	return ""
+}
+
 // pull is the finding about "guix pull"; nil if that is as good as before.
 func (f *finder) pull(ctx context.Context, r *Report) (*Finding, error) {
 	turn, err := f.record.PullTurn(f.spec)
 	if err != nil || turn.Since == 0 {
 		return nil, err
 	}
-	finding := &Finding{Change: StillBroken}
-	switch {
-	case !turn.Bad && (turn.Before == 0 || turn.Since != r.Evaluation):
+	finding := &Finding{Change: turned(turn, r.Evaluation)}
+	if finding.Change == "" {
 		return nil, nil
-	case !turn.Bad:
-		finding.Change = Fixed
-	case turn.Since == r.Evaluation:
-		finding.Change = NewlyBroken
 	}
 	if turn.Bad {
 		finding.Cause, finding.Telling = "red", []string{r.Verdict.String()}

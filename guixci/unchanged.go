@@ -103,11 +103,7 @@ func (p *Pipeline) settled(e *record.Evaluation) (bool, error) {
 
 // undecided reports whether nothing is known of a job's package yet.
 func undecided(j record.Job) bool {
-	switch j.Status {
-	case record.Succeeded, record.Failed, record.DependencyFailed:
-		return false
-	}
-	return true
+	return !j.Status.Decided()
 }
 
 // pulled reports whether the profile of a lock is still there: the report names it,

@@ -25,7 +25,9 @@
 //
 // A derivation whose builder failed is failed and stays so. Those that need it, directly or
 // not, have "dependency failed" and name the culprit; what only they needed is
-// not built. When it is the machinery that failed (see [Cause.Machinery]), the build
+// not built. What says nothing about a derivation, such as that it was cancelled, or the disk
+// full at every attempt, says nothing about those that need it: they end with the same cause.
+// When it is the machinery that failed (see [Cause.Machinery]), the build
 // is tried again, later and not for ever. A failure from an earlier run that [Scheduler.Known]
 // remembers is not tried; [Scheduler.Retry] has it tried nevertheless.
 //

@@ -47,8 +47,8 @@ var defaultLimits = Limits{Timeout: 72000 * time.Second, MaxSilent: 3600 * time.
 type Result struct {
 	Derivation StorePath
 	Cause      Cause
-	// Culprit is the derivation to blame if the cause is DependencyFailed, or
-	// Cancelled on account of another one.
+	// Culprit is the derivation to blame, if it is another one: with DependencyFailed one that
+	// failed by its own fault, with any other cause one that ended so.
 	Culprit    StorePath
 	Outputs    map[string]StorePath // by name; nil if the derivation could not be read; must not be changed
 	Present    bool                 // nothing had to be built

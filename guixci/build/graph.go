@@ -225,8 +225,8 @@ func follow(n *node, r *Result) Result {
 	if r.Culprit != "" {
 		result.Culprit = r.Culprit
 	}
-	if r.Cause == Cancelled {
-		result.Cause = Cancelled
+	if r.Cause != DependencyFailed && !r.Cause.Real() { // that says nothing about n either
+		result.Cause = r.Cause
 	}
 	return result
 }

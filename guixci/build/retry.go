@@ -10,7 +10,7 @@ func (r *run) retry(drv StorePath) {
 	forgotten := []*node{n}
 	for i := 0; i < len(forgotten); i++ {
 		for _, p := range forgotten[i].neededBy {
-			if p.failed() && p.result.Cause == DependencyFailed {
+			if p.failed() && p.result.Culprit != "" {
 				p.forget(r)
 				forgotten = append(forgotten, p)
 			}

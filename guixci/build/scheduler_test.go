@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,6 +105,20 @@ func TestFailureMarksExactlyTheDependents(t *testing.T) {
 		t.Errorf("failure %+v", got)
 	}
 	if got := o.jobs["above"][0]; got.Culprit != drv("bad") || got.Cause.Number() != 2 {
+		t.Errorf("job %+v", got)
+	}
+}
+
+// What the machinery did to a derivation says nothing about those that need it.
+func TestMachineryIsNobodysFault(t *testing.T) {
+	f := newFake(t, "above: top", "top: full", "full:", "other: lost", "lost:")
+	f.script["full"] = func(context.Context, io.Writer) error { return syscall.ENOSPC }
+	f.script["lost"] = func(context.Context, io.Writer) error { return store.ErrClosed }
+	s, o := scheduler(f)
+	s.Attempts = 2
+	runJobs(t, s, "above", "other")
+	wantSummary(t, o, "above disk full full", "full disk full", "lost daemon lost", "other daemon lost lost", "top disk full full")
+	if got := o.jobs["above"][0]; got.Culprit != drv("full") || got.Cause.Number() != 3 {
 		t.Errorf("job %+v", got)
 	}
 }

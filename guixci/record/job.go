@@ -180,13 +180,13 @@ func (t *Turn) see(evaluation int64, bad bool) (done bool) {
 }
 
 // JobTurn tells since when a job of a specification is as it is.
-// Cancelled and pending builds say nothing and are passed over.
+// Pending builds, cancelled ones, and those that failed by the machinery's fault say nothing and are passed over.
 func (r *Record) JobTurn(specification, name, system string) (t Turn, err error) {
 	for j, err := range r.History(specification, name, system) {
 		if err != nil {
 			return Turn{}, err
 		}
-		if j.Status.Final() && j.Status != Cancelled && t.see(j.Evaluation, j.Status != Succeeded) {
+		if j.Status.Decided() && t.see(j.Evaluation, j.Status != Succeeded) {
 			break
 		}
 	}
@@ -194,13 +194,14 @@ func (r *Record) JobTurn(specification, name, system string) (t Turn, err error)
 }
 
 // PullTurn tells since when the verdict on a specification's locks is as it is.
-// Aborted evaluations are passed over.
+// Aborted evaluations are passed over, unless they have a verdict: they got as far.
 func (r *Record) PullTurn(specification string) (t Turn, err error) {
 	for e, err := range r.Evaluations(specification) {
 		if err != nil {
 			return Turn{}, err
 		}
-		if (e.Status == EvaluationSucceeded || e.Status == EvaluationFailed) && t.see(e.ID, e.Status == EvaluationFailed) {
+		judged := e.Status == EvaluationSucceeded || e.Status == EvaluationFailed || len(e.Verdict) > 0
+		if judged && t.see(e.ID, e.Status == EvaluationFailed) {
 			break
 		}
 	}

@@ -278,24 +278,28 @@ func TestTurn(t *testing.T) {
 	check("cancelled", Turn{})
 	add(Failed)
 	check("never good", Turn{Bad: true, Since: ids[1]})
-	add(Succeeded, Cancelled, Failed, FailedOther, Cancelled)
+	add(Succeeded, FailedOther, Failed, FailedOther, Cancelled)
 	check("broken", Turn{Bad: true, Since: ids[4], Before: ids[2]})
 	add(Succeeded, Succeeded)
-	check("fixed", Turn{Since: ids[7], Before: ids[5]})
+	check("fixed", Turn{Since: ids[7], Before: ids[4]})
 
 	if got, err := r.PullTurn("sample"); err != nil || got != (Turn{Since: ids[0]}) {
 		t.Errorf("pull %+v %v", got, err)
 	}
-	end := func(s EvaluationStatus) int64 {
+	end := func(s EvaluationStatus, verdict string) int64 {
 		id, err := r.BeginEvaluation(Evaluation{Specification: "sample"})
 		must(t, err)
-		must(t, r.FinishEvaluation(id, s, nil))
+		must(t, r.FinishEvaluation(id, s, json.RawMessage(verdict)))
 		return id
 	}
-	end(EvaluationAborted)
-	red := end(EvaluationFailed)
-	end(EvaluationAborted)
+	end(EvaluationAborted, "")
+	red := end(EvaluationFailed, `"red"`)
+	end(EvaluationAborted, "")
 	if got, err := r.PullTurn("sample"); err != nil || got != (Turn{Bad: true, Since: red, Before: ids[8]}) {
+		t.Errorf("pull %+v %v", got, err)
+	}
+	early := end(EvaluationAborted, `"green"`) // it was only to be pulled
+	if got, err := r.PullTurn("sample"); err != nil || got != (Turn{Since: early, Before: red}) {
 		t.Errorf("pull %+v %v", got, err)
 	}
 }

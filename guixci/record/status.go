@@ -27,6 +27,10 @@ func (s Status) String() string { return statusNames[s] }
 // Final reports whether nothing more will happen.
 func (s Status) Final() bool { return s >= 0 }
 
+// Decided reports whether it says something about the package: that it is good, or that it
+// or what it needs is not.
+func (s Status) Decided() bool { return s == Succeeded || s == Failed || s == DependencyFailed }
+
 // Weather compares a job with the same job of the evaluation before.
 // It is Cuirass's number, with one difference: a cancelled build says nothing about the
 // package, so it neither is nor was a failure.
@@ -73,7 +77,7 @@ const (
 	EvaluationStarted   EvaluationStatus = -1
 	EvaluationSucceeded EvaluationStatus = 0 // every job is known; builds may still be pending
 	EvaluationFailed    EvaluationStatus = 1 // the verdict says why
-	EvaluationAborted   EvaluationStatus = 2 // its process was killed
+	EvaluationAborted   EvaluationStatus = 2 // its process was killed, or it ended early; with a verdict, that is green
 )
 
 var evaluationNames = map[EvaluationStatus]string{

@@ -46,22 +46,37 @@ func table(line func(format string, args ...any), r *guixci.Report, findings []g
 			finding(line, f)
 		}
 	}
+	if r.Verdict.Hint != "" {
+		line("hint: %s", r.Verdict.Hint)
+	}
+	what := "evaluation"
+	if r.Unchanged {
+		what = "unchanged since evaluation"
+	}
+	line("%s: %s %d: %s", r.Specification, what, r.Evaluation, tally(r))
+}
+
+// tally counts the jobs of a report by what became of them.
+func tally(r *guixci.Report) string {
+	if !r.Verdict.Green {
+		return "guix pull fails"
+	}
 	counts := map[record.Status]int{}
 	for _, j := range r.Jobs {
 		counts[j.Status]++
 	}
-	if r.Verdict.Hint != "" {
-		line("hint: %s", r.Verdict.Hint)
+	text := fmt.Sprintf("%d of %d jobs succeeded", counts[record.Succeeded], len(r.Jobs))
+	if n := counts[record.Cancelled]; n > 0 {
+		text += fmt.Sprintf(", %d were not built", n)
 	}
-	what := "checked"
-	if r.Unchanged {
-		what = "unchanged since evaluation"
-	}
-	line("%s: %s %d: %d of %d jobs succeeded", r.Specification, what, r.Evaluation, counts[record.Succeeded], len(r.Jobs))
+	return text
 }
 
 // title is "newly broken since evaluation 7 (6 was good):".
 func title(change guixci.Change, s guixci.Span) string {
+	if change == guixci.Undecided {
+		return "undecided, to be tried again by the next check:"
+	}
 	before := "good"
 	if change == guixci.Fixed {
 		before = "bad"

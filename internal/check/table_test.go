@@ -20,7 +20,7 @@ func TestTable(t *testing.T) {
 			Commits: []channel.Note{{Commit: commit("b"), Subject: "Break it.", Author: "Alice"}}},
 		{Channel: "fresh", To: commit("c")}, {Channel: "old", From: commit("d")}}}
 	r := &guixci.Report{Specification: "s", Evaluation: 7, Verdict: &guixci.Verdict{Green: true},
-		Jobs: []record.Job{{Status: record.Succeeded}, {Status: record.Failed}, {Status: record.DependencyFailed}}}
+		Jobs: []record.Job{{Status: record.Succeeded}, {Status: record.Failed}, {Status: record.Cancelled}}}
 	findings := []guixci.Finding{
 		{Change: guixci.NewlyBroken, Job: "a", Cause: "failed", Telling: []string{"error: 1", "error: 2"}, Span: span},
 		{Change: guixci.NewlyBroken, Job: "b", Cause: "dependency failed", Culprit: "/gnu/store/0123-a-1.0.drv", Span: span},
@@ -30,6 +30,7 @@ func TestTable(t *testing.T) {
 	for i := range 40 {
 		findings = append(findings, guixci.Finding{Change: guixci.Fixed, Job: fmt.Sprint("d", i), Span: guixci.Span{Since: 7, Before: 6}})
 	}
+	findings = append(findings, guixci.Finding{Change: guixci.Undecided, Job: "e", Cause: "disk full", Span: guixci.Span{Since: 7}})
 	var lines []string
 	table(func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }, r, findings)
 	want := []string{
@@ -52,7 +53,7 @@ func TestTable(t *testing.T) {
 	for i := range mostJobs {
 		want = append(want, fmt.Sprint("  d", i))
 	}
-	want = append(want, "  and 10 more", "s: checked 7: 1 of 3 jobs succeeded")
+	want = append(want, "  and 10 more", "undecided, to be tried again by the next check:", "  e disk full", "s: evaluation 7: 1 of 3 jobs succeeded, 1 were not built")
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
