@@ -20,19 +20,22 @@ import (
 // ours. Only figures of one run say anything together; .ci/bench-evaluate prints their ratio.
 func BenchmarkGuixEvaluate(b *testing.B) {
 	guixtest.Require(b)
-	b.Run("warm-up", benchmarkSessions) // makes the store's state the same for the others
+	roomy := func(b *testing.B) { benchmarkSessions(b, 0) }
+	b.Run("warm-up", roomy) // makes the store's state the same for the others
 	b.Run("plain", benchmarkPlain)
-	b.Run("sessions", benchmarkSessions)
+	b.Run("sessions", roomy)
+	b.Run("tight", func(b *testing.B) { benchmarkSessions(b, 1<<30) })
 }
 
-func benchmarkSessions(b *testing.B) {
+// benchmarkSessions lowers in two sessions that may have so much memory each; 0 means the default.
+func benchmarkSessions(b *testing.B, memory int64) {
 	for b.Loop() {
 		began, cpu := time.Now(), childrenTime()
 		peak := samplePeak(b)
 		jobs, bad := 0, 0
 		var first time.Duration
 		for job, err := range inferior.Evaluate(b.Context(), inferior.EvaluateOptions{
-			Channels: []string{"guix"}, Unsubstitutable: true, Sessions: 2,
+			Channels: []string{"guix"}, Unsubstitutable: true, Sessions: 2, SessionMemory: memory,
 		}) {
 			if err != nil {
 				b.Fatal(err)

@@ -71,16 +71,14 @@ func TestGuixEvaluatePackages(t *testing.T) {
 // One bad package is one bad job, whatever it does.
 func TestGuixEvaluateBroken(t *testing.T) {
 	guixtest.Require(t)
-	o := onPackages(t, "fine", "unbound-input", "says-why", "wrong-input", "for-ever", "killer", "chatter",
+	o := onPackages(t, "fine", "unbound-input", "says-why", "wrong-input", "killer", "chatter",
 		"no-substitutes", "no-such-package", "eater")
-	o.PackageTimeout = 10 * time.Second
 	o.SessionMemory = 500 << 20
 	jobs := evaluate(t, o)
 	for name, want := range map[string]struct{ key, message string }{
 		"unbound-input":   {"unbound-variable", "Unbound variable: linux-libre-7.2"},
 		"says-why":        {"&formatted-message", "2024 is not the year 2025"},
 		"wrong-input":     {"&package-input-error", "invalid"},
-		"for-ever":        {"package-timeout", "not lowered within 10s"},
 		"killer":          {"session-ended", "signal: killed"},
 		"eater":           {"package-memory", "at most 1000 MiB allowed"},
 		"no-such-package": {"quit", "no-such-package: unknown package"},
@@ -105,8 +103,22 @@ func TestGuixEvaluateBroken(t *testing.T) {
 	if jobs["no-substitutes"].Substitutable {
 		t.Error("no-substitutes is substitutable")
 	}
-	if len(jobs) != 10 {
+	if len(jobs) != 9 {
 		t.Errorf("%d jobs", len(jobs))
+	}
+}
+
+// One that never ends costs the time that it may take, and itself.
+func TestGuixEvaluateForEver(t *testing.T) {
+	guixtest.Require(t)
+	o := onPackages(t, "fine", "for-ever", "chatter")
+	o.PackageTimeout = 10 * time.Second
+	jobs := evaluate(t, o)
+	if job := jobs["for-ever"]; job.Err == nil || job.Err.Key != "package-timeout" || job.Err.Message() != "not lowered within 10s" {
+		t.Errorf("%+v", job)
+	}
+	if len(jobs) != 3 || jobs["fine"].Err != nil || jobs["chatter"].Err != nil {
+		t.Errorf("%v", jobs)
 	}
 }
 

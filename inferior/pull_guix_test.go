@@ -157,7 +157,7 @@ func evaluateSamples(t *testing.T, profile *inferior.Profile) {
 			t.Errorf("%+v", job)
 		}
 	}
-	if len(jobs) < 8 || len(failed) != 1 {
+	if len(jobs) != 10 || len(failed) != 1 || !strings.HasPrefix(failed[0], "sample-unlowerable: ") {
 		t.Errorf("%d jobs, failed: %q", len(jobs), failed)
 	}
 	t.Logf("%d jobs, failed: %q", len(jobs), failed)
