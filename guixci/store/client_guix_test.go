@@ -2,14 +2,17 @@ package store_test
 
 import (
 	"errors"
+	"net"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/genenetwork/guixci/guixci/store"
-	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/guixci/store/storetest"
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
 // dial connects to the machine's daemon.
@@ -65,5 +68,35 @@ func TestAddAndAskGuix(t *testing.T) {
 	}
 	if valid, err := c.Valid(ctx, outer); err != nil || !valid {
 		t.Errorf("valid: %v, %v", valid, err)
+	}
+}
+
+// A daemon that listens on a port does the same over it.
+func TestTCP(t *testing.T) {
+	guixtest.Require(t)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+	d := storetest.StartDaemon(t, storetest.DaemonOptions{Args: []string{"--listen=" + address}})
+	c, err := store.Dial(t.Context(), "guix://"+address)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, d.Log())
+	}
+	defer c.Close()
+	b := storetest.New(t, c).Add(storetest.Spec{Name: "far", Script: "echo by wire; echo >$out"})
+	var log strings.Builder
+	err = c.Build(t.Context(), []store.StorePath{b.Derivation}, store.BuildOptions{}, func(e store.Event) {
+		if e.PID != 0 {
+			log.WriteString(e.Text)
+		}
+	})
+	if err != nil || log.String() != "by wire\n" {
+		t.Errorf("log %q, %v", log.String(), err)
+	}
+	if info, err := c.PathInfo(t.Context(), b.Out()); err != nil || info.Deriver != b.Derivation {
+		t.Errorf("%+v %v", info, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
+	"github.com/genenetwork/guixci/substitute"
 )
 
 // likeGuix writes n derivations, shaped and as large as those of Guix, into a
@@ -43,16 +44,32 @@ func likeGuix(b *testing.B, dir string, n int) (roots []StorePath) {
 }
 
 // BenchmarkGuixGraph measures a graph as large as that of all of Guix, and asks a real
-// daemon what is missing of it: everything.
+// daemon what is missing of it: everything. Then it does the same with all that is in the
+// store, which is all of Guix once that has been evaluated.
 func BenchmarkGuixGraph(b *testing.B) {
 	guixtest.Require(b)
 	dir := b.TempDir()
-	roots := likeGuix(b, dir, 110_000)
+	measureGraph(b, "", directory(dir), likeGuix(b, dir, 110_000))
+	entries, err := os.ReadDir(substitute.StoreDir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all []StorePath
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".drv") {
+			all = append(all, StorePath(filepath.Join(substitute.StoreDir, e.Name())))
+		}
+	}
+	measureGraph(b, "real-", nil, all)
+}
+
+// measureGraph loads the graph of all that roots need, and asks what is missing.
+func measureGraph(b *testing.B, prefix string, derivations fs.FS, roots []StorePath) {
 	var g *Graph
-	b.Run("load", func(b *testing.B) {
+	b.Run(prefix+"load", func(b *testing.B) {
 		before := heap()
 		for b.Loop() {
-			g = &Graph{Store: directory(dir)}
+			g = &Graph{Store: derivations}
 			if err := g.Add(b.Context(), roots...); err != nil {
 				b.Fatal(err)
 			}
@@ -63,7 +80,7 @@ func BenchmarkGuixGraph(b *testing.B) {
 	})
 	var pool Pool
 	defer pool.Close()
-	b.Run("missing", func(b *testing.B) {
+	b.Run(prefix+"missing", func(b *testing.B) {
 		var plan *Plan
 		for b.Loop() {
 			var err error
