@@ -42,8 +42,11 @@ type Options struct {
 	// PullMemory is how many bytes guix pull and its children, but not what guix-daemon
 	// builds for it, may occupy; 0 means 8 GiB.
 	PullMemory int64
-	// UseSubstitutes lets guix-daemon fetch what somebody else has built.
+	// UseSubstitutes lets guix-daemon fetch what somebody else has built, and jobs need, or are.
 	UseSubstitutes bool
+	// SubstituteURLs are the servers to fetch from; empty means those of guix-daemon, which
+	// believes in others only if it trusts this user.
+	SubstituteURLs []string
 	// Notify is told what happens, in order. Everything waits for it, so it must return
 	// soon, and not call the Pipeline; nil tells nobody.
 	Notify func(Event)

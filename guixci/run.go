@@ -202,20 +202,38 @@ func (p *Pipeline) judge(ctx context.Context, spec Specification, e *evaluation)
 		return err
 	}
 	e.verdict = verdict
+	if verdict.Green { // there is more to come, which others may ask for meanwhile
+		text, err := e.verdictText()
+		if err == nil {
+			err = p.record.JudgeEvaluation(e.id, text)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	p.notify(spec.Name, Event{Kind: Pulled, Lock: e.lock, Verdict: verdict})
 	return nil
 }
 
 // finish records how an evaluation ended, and its verdict if there is one.
 func (p *Pipeline) finish(e *evaluation, status record.EvaluationStatus) error {
+	text, err := e.verdictText()
+	if err != nil {
+		return err
+	}
+	return p.record.FinishEvaluation(e.id, status, text)
+}
+
+// verdictText is the verdict as it is recorded; nil if there is none.
+func (e *evaluation) verdictText() ([]byte, error) {
 	if e.verdict == nil {
-		return p.record.FinishEvaluation(e.id, status, nil)
+		return nil, nil
 	}
 	text, err := json.Marshal(e.verdict)
 	if err != nil {
-		return fmt.Errorf("record verdict: %v", err)
+		return nil, fmt.Errorf("record verdict: %v", err)
 	}
-	return p.record.FinishEvaluation(e.id, status, text)
+	return text, nil
 }
 
 // remember records the specification as it is now.

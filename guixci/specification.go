@@ -1,9 +1,14 @@
 package guixci
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +56,7 @@ func (p *Pipeline) evaluateOptions(ctx context.Context, spec Specification, e *e
 	o := inferior.EvaluateOptions{
 		Session:  inferior.Options{Program: e.profile.Guix(), Env: p.environment(), Logger: p.o.Logger},
 		Channels: e.channels, Systems: spec.Systems, Logger: p.o.Logger,
-		Sessions: spec.Sessions, SessionMemory: spec.SessionMemory,
+		Sessions: cmp.Or(spec.Sessions, sessions()), SessionMemory: spec.SessionMemory,
 	}
 	b := spec.Build
 	switch b.Mode {
@@ -69,6 +74,32 @@ func (p *Pipeline) evaluateOptions(ctx context.Context, spec Specification, e *e
 	var err error
 	o.Checkouts, err = p.checkouts(ctx, spec, e.lock)
 	return o, err
+}
+
+// sessions is how many inferiors evaluate what a specification does not say it of: one for each
+// processor, but no more than four, nor than there is memory for besides builds.
+func sessions() int {
+	const each = 4 << 30 // twice what one has before it is replaced: then it is killed
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 1
+	}
+	return sessionsWithin(runtime.NumCPU(), available(text)/each)
+}
+
+func sessionsWithin(processors int, room int64) int {
+	return int(max(1, min(int64(processors), 4, room)))
+}
+
+// available is how many bytes of memory can be had without swapping, from /proc/meminfo.
+func available(meminfo []byte) int64 {
+	for line := range bytes.Lines(meminfo) {
+		var kib int64
+		if n, _ := fmt.Sscanf(string(line), "MemAvailable: %d kB", &kib); n == 1 {
+			return kib << 10
+		}
+	}
+	return 0
 }
 
 // checkouts are the files of those channels that the evaluation of spec looks into: with one

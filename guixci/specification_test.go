@@ -21,6 +21,26 @@ func locked(names ...string) *channel.Lock {
 	return lock
 }
 
+func TestSessions(t *testing.T) {
+	meminfo := []byte("MemTotal:       24671340 kB\nMemFree:        20671340 kB\nMemAvailable:   13631488 kB\n")
+	room := available(meminfo)
+	if room != 13<<30 {
+		t.Errorf("%d bytes available", room)
+	}
+	for _, c := range []struct {
+		processors int
+		room       int64
+		want       int
+	}{{2, 3, 2}, {8, 3, 3}, {64, 100, 4}, {4, 0, 1}, {1, 100, 1}} {
+		if got := sessionsWithin(c.processors, c.room); got != c.want {
+			t.Errorf("%d processors and room for %d: %d sessions, want %d", c.processors, c.room, got, c.want)
+		}
+	}
+	if got := sessions(); got < 1 || got > 4 {
+		t.Errorf("%d sessions here", got)
+	}
+}
+
 func TestJobChannels(t *testing.T) {
 	lock := locked("guix", "mine", "theirs")
 	tests := []struct {

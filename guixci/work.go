@@ -30,7 +30,7 @@ type shift struct {
 func (p *Pipeline) workAll(ctx context.Context, todo []*Outcome) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	daemon := &build.Daemon{Pool: p.pool, Options: store.BuildOptions{Cores: p.o.Cores}}
+	daemon := &build.Daemon{Pool: p.pool, Options: store.BuildOptions{Cores: p.o.Cores, SubstituteURLs: p.o.SubstituteURLs}}
 	defer daemon.Close()
 	defer p.pool.Release()
 	s := &shift{Pipeline: p, daemon: daemon, Scheduler: p.scheduler(daemon)}
@@ -234,7 +234,7 @@ func (p *Pipeline) recordBuild(e build.Event) error {
 	r := e.Result
 	switch e.Kind {
 	case build.Started:
-		return p.record.StartBuild(string(e.Derivation), r.Started)
+		return p.record.StartBuild(string(e.Derivation), r.Started, r.Log)
 	case build.Finished, build.JobDone:
 		// A derivation may have been finished, for another job's sake, before the job
 		// that this is about was known; saying the same twice changes nothing.

@@ -36,6 +36,9 @@ A SPEC has "specification" records as for "cuirass register", or the same in JSO
   --max-jobs=N      build N derivations at the same time (default: 1)
   --cores=N         use N processor cores for each build (default: as guix-daemon says)
   --timeout=TIME    stop a build after TIME, such as 90m (default: as packages say)
+  --no-substitutes  build also what substitute servers have (default: fetch it)
+  --substitute-urls=URLS
+                    fetch substitutes from URLS (default: as guix-daemon does)
   --pull-only       stop after "guix pull"
   --evaluate-only   stop when all derivations are known
   --retry           look again, and build again what failed before
@@ -74,7 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func command(stdout, stderr io.Writer) *cobra.Command {
 	var o check.Options
 	var channels, build, green, spec string
-	var pullOnly, evaluateOnly bool
+	var pullOnly, evaluateOnly, noSubstitutes bool
 	root := &cobra.Command{Use: program, Version: "-", SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs}
 	root.SetVersionTemplate(cli.Version(program))
 	root.SetHelpFunc(func(*cobra.Command, []string) { fmt.Fprint(stdout, help) })
@@ -90,6 +93,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	flags.IntVar(&o.Slots, "max-jobs", 1, "")
 	flags.IntVar(&o.Cores, "cores", 0, "")
 	flags.DurationVar(&o.Limits.Timeout, "timeout", 0, "")
+	flags.BoolVar(&noSubstitutes, "no-substitutes", false, "")
+	flags.Func("substitute-urls", "", func(urls string) error { o.SubstituteURLs = strings.Fields(urls); return nil })
 	flags.BoolVar(&pullOnly, "pull-only", false, "")
 	flags.BoolVar(&evaluateOnly, "evaluate-only", false, "")
 	flags.BoolVar(&o.Retry, "retry", false, "")
@@ -107,6 +112,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 		case o.Cores < 0 || o.Keep.Evaluations < 0:
 			return misuse("--cores=%d --keep=%d: neither may be negative", o.Cores, o.Keep.Evaluations)
 		}
+		o.UseSubstitutes = !noSubstitutes
 		if evaluateOnly {
 			o.Until = guixci.Enumerated
 		}

@@ -25,11 +25,11 @@ type Build struct {
 	Telling    []string // the lines of the log that say why
 }
 
-// StartBuild records that a derivation is being built,
-// and so are the jobs that wait for it. started zero means now.
-func (r *Record) StartBuild(derivation string, started time.Time) error {
+// StartBuild records that a derivation is being built, with its log in the file of that
+// name, and so are the jobs that wait for it. started zero means now.
+func (r *Record) StartBuild(derivation string, started time.Time, log string) error {
 	return r.write("record start of build", func(tx *sql.Tx) error {
-		id, err := insertBuild(tx, Build{Derivation: derivation, Status: Running, Started: orNow(started)})
+		id, err := insertBuild(tx, Build{Derivation: derivation, Status: Running, Started: orNow(started), Log: log})
 		if err != nil {
 			return err
 		}

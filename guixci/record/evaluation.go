@@ -16,7 +16,7 @@ type Evaluation struct {
 	LockDigest    string          // empty if the channels could not be resolved
 	Lock          json.RawMessage // the Lock as JSON; empty likewise
 	Status        EvaluationStatus
-	Verdict       json.RawMessage // empty until finished; the caller's shape
+	Verdict       json.RawMessage // empty until it is known; the caller's shape
 	Started       time.Time
 	Finished      time.Time // zero until finished
 }
@@ -37,6 +37,26 @@ func (r *Record) BeginEvaluation(e Evaluation) (id int64, err error) {
 	return id, err
 }
 
+// JudgeEvaluation records the verdict of an evaluation that goes on: a green one.
+// It returns an error wrapping [ErrNotFound] if there is no such evaluation under way.
+func (r *Record) JudgeEvaluation(id int64, verdict json.RawMessage) error {
+	return r.write("judge evaluation", func(tx *sql.Tx) error {
+		res, err := tx.Exec(`UPDATE evaluations SET verdict = ? WHERE id = ? AND status = ?`, string(verdict), id, EvaluationStarted)
+		return one(res, err, id)
+	})
+}
+
+// one makes sure that an evaluation was there to be changed.
+func one(res sql.Result, err error, id int64) error {
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, fmt.Errorf("evaluation %d: %w", id, ErrNotFound))
+	}
+	return nil
+}
+
 // FinishEvaluation records how evaluation id ended. After
 // [EvaluationSucceeded] all its jobs are known, their builds may go on;
 // after any other end its jobs still without a build are cancelled.
@@ -45,14 +65,8 @@ func (r *Record) FinishEvaluation(id int64, status EvaluationStatus, verdict jso
 	return r.write("finish evaluation", func(tx *sql.Tx) error {
 		res, err := tx.Exec(`UPDATE evaluations SET status = ?, verdict = ?, finished = ? WHERE id = ?`,
 			status, string(verdict), stamp(time.Now()), id)
-		if err != nil {
+		if err := one(res, err, id); err != nil || status == EvaluationSucceeded {
 			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, fmt.Errorf("evaluation %d: %w", id, ErrNotFound))
-		}
-		if status == EvaluationSucceeded {
-			return nil
 		}
 		_, err = tx.Exec(`UPDATE jobs SET status = ? WHERE evaluation = ? AND status < 0`, Cancelled, id)
 		return err

@@ -39,7 +39,7 @@ func child(dir string) error {
 		}
 		err = errors.Join(
 			r.AddJobs(id, Job{Name: "hello", Derivation: drv}),
-			r.StartBuild(drv, time.Now()),
+			r.StartBuild(drv, time.Now(), ""),
 			r.FinishBuild(Build{Derivation: drv, Status: Succeeded, Cause: "succeeded"}),
 			r.FinishEvaluation(id, EvaluationSucceeded, json.RawMessage(`"green"`)))
 		if err != nil {
@@ -139,7 +139,7 @@ func TestRecoverKeepsWhatIsPending(t *testing.T) {
 	must(t, err)
 	must(t, r.AddJobs(complete, Job{Name: "running", Derivation: "r.drv"}, Job{Name: "waiting", Derivation: "w.drv"}))
 	must(t, r.FinishEvaluation(complete, EvaluationSucceeded, nil))
-	must(t, r.StartBuild("r.drv", time.Now()))
+	must(t, r.StartBuild("r.drv", time.Now(), ""))
 	half, err := r.BeginEvaluation(Evaluation{Specification: "sample"})
 	must(t, err)
 	must(t, r.AddJobs(half, Job{Name: "half", Derivation: "r.drv"}))

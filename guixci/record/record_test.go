@@ -42,7 +42,7 @@ func evaluate(t *testing.T, r *Record, digest string, jobs map[string]Status) in
 	for name, status := range jobs {
 		drv := digest + "-" + name + ".drv"
 		must(t, r.AddJobs(id, Job{Name: name, System: "x86_64-linux", Derivation: drv}))
-		must(t, r.StartBuild(drv, time.Now()))
+		must(t, r.StartBuild(drv, time.Now(), ""))
 		must(t, r.FinishBuild(Build{Derivation: drv, Status: status}))
 	}
 	must(t, r.FinishEvaluation(id, EvaluationSucceeded, json.RawMessage(`"green"`)))
@@ -139,9 +139,12 @@ func TestBuildSettlesEveryJob(t *testing.T) {
 	must(t, r.AddJobs(id, Job{Name: "a", Derivation: "x.drv"}, Job{Name: "b", Derivation: "x.drv"},
 		Job{Name: "c", Derivation: "y.drv"}, Job{Name: "bad", Error: "Unbound variable: foo"}))
 	started := time.Now()
-	must(t, r.StartBuild("x.drv", started))
+	must(t, r.StartBuild("x.drv", started, "x.log"))
 	if got := jobs(t, r, id)["a"].Status; got != Running {
 		t.Errorf("status while building is %v", got)
+	}
+	if running, err := r.LatestBuild("x.drv"); err != nil || running.Log != "x.log" {
+		t.Errorf("the log of a build that runs: %+v %v", running, err)
 	}
 	b := Build{Derivation: "x.drv", Status: FailedOther, Cause: "silent too long", Attempts: 2, Started: started,
 		Stopped: started.Add(time.Second), Log: "x.gz", Telling: []string{"one", "two"}}
@@ -386,6 +389,23 @@ func TestNewerRecordIsRefused(t *testing.T) {
 	for name, f := range map[string]func(string) (*Record, error){"Open": Open, "OpenReadOnly": OpenReadOnly} {
 		if _, err := f(dir); err == nil {
 			t.Errorf("%s: a record from the future was opened", name)
+		}
+	}
+}
+
+// The verdict on what goes on is there before its end.
+func TestJudgeEvaluation(t *testing.T) {
+	r := open(t, t.TempDir())
+	id, err := r.BeginEvaluation(Evaluation{Specification: "sample"})
+	must(t, err)
+	must(t, r.JudgeEvaluation(id, json.RawMessage(`"green"`)))
+	if e, err := r.Evaluation(id); err != nil || string(e.Verdict) != `"green"` || e.Status != EvaluationStarted || !e.Finished.IsZero() {
+		t.Errorf("%+v %v", e, err)
+	}
+	must(t, r.FinishEvaluation(id, EvaluationSucceeded, json.RawMessage(`"green"`)))
+	for _, other := range []int64{id, id + 1} {
+		if err := r.JudgeEvaluation(other, nil); !errors.Is(err, ErrNotFound) {
+			t.Errorf("evaluation %d: %v", other, err)
 		}
 	}
 }

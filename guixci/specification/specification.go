@@ -47,8 +47,9 @@ type Specification struct {
 	// Timeout and MaxSilent bound every build, whatever its package says, in whole
 	// seconds; 0 leaves it to the package.
 	Timeout, MaxSilent time.Duration
-	// Sessions is how many inferiors evaluate side by side, and SessionMemory, in bytes, when
-	// one is replaced; 0 means the defaults of [inferior.EvaluateOptions].
+	// Sessions is how many inferiors evaluate side by side; 0 means as many as make
+	// sense on the machine that does it. SessionMemory, in bytes, is when one is replaced; 0 means
+	// the default of [inferior.EvaluateOptions].
 	Sessions      int
 	SessionMemory int64
 }
