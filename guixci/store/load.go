@@ -29,6 +29,10 @@ type loader struct {
 	wake  sync.Cond
 }
 
+// readers are how many read at the same time. What is not in memory is waited for: of 75,000
+// derivations on a disk, 2 readers take 43 s where 16 take 4; in memory it makes no difference.
+const readers = 16
+
 func (l *loader) run(ctx context.Context) error {
 	if !l.deep && len(l.queue) < 4 { // not worth a crowd
 		l.work()
@@ -37,7 +41,7 @@ func (l *loader) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { l.fail(context.Cause(ctx)) })
 	defer stop()
 	var group errgroup.Group
-	for range max(2, runtime.GOMAXPROCS(0)) {
+	for range max(readers, runtime.GOMAXPROCS(0)) {
 		group.Go(func() error {
 			l.work()
 			return nil
