@@ -111,9 +111,10 @@ func (e *SystemError) Error() string {
 
 // hints are what to try, by cause. Guix's own hint, where it gives one, goes first.
 var hints = map[Cause]string{
-	CauseUnboundVariable: "the channel may be newer than its guix, or the module that defines the variable is missing from #:use-module: " +
-		"update the guix channel, or go back to a commit of this channel that matches",
-	CauseMissingModule: "the channel may be newer than its guix, or need another channel that it does not declare in .guix-channel",
+	CauseUnboundVariable: "the channel may be newer than its guix, or so old that its guix has this no more, or the module that defines " +
+		"the variable is missing from #:use-module: update whichever is behind, or go back to a commit that matches",
+	CauseMissingModule: "the channel may be newer than its guix, or so old that its guix has this no more, or need another channel that it " +
+		"does not declare in .guix-channel",
 	CauseSyntax: "look at that place: a parenthesis that is missing or one too many, a field that does not exist or is misspelt, " +
 		"a form without what it needs",
 	CauseAuthentication: "the commit must be signed by a key that .guix-authorizations of its parents lists, " +
