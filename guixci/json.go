@@ -25,7 +25,7 @@ func newJSONJob(j *inferior.Job) *jsonJob {
 	}
 	f := &jsonJob{Name: j.Name, System: j.System, Metadata: metadata(*j), Derivation: j.Derivation}
 	if j.Err != nil {
-		f.Error = j.Err.Error()
+		f.Error = unlowered(*j)
 	}
 	return f
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -187,7 +188,7 @@ func (s *shift) addJobs(spec Specification, id int64, jobs []inferior.Job) error
 	for _, job := range jobs {
 		r := record.Job{Name: job.Key, System: job.System, Derivation: job.Derivation}
 		if job.Err != nil {
-			r.Error = job.Err.Error()
+			r.Error = unlowered(job)
 		}
 		var err error
 		if r.Metadata, err = json.Marshal(metadata(job)); err != nil {
@@ -207,6 +208,23 @@ func (s *shift) addJobs(spec Specification, id int64, jobs []inferior.Job) error
 		}
 	}
 	return nil
+}
+
+// unlowered says why a job has no derivation, and where: where it was thrown, unless that is
+// in Guix's own machinery, else where the package is.
+func unlowered(job inferior.Job) string {
+	at := job.Location
+	if thrown, ok := job.Err.Where(); ok && !strings.HasPrefix(thrown.File, "guix/") {
+		at = inferior.Location{File: thrown.File, Line: thrown.Line}
+	}
+	why := job.Err.Error()
+	if job.Err.Key == "quit" { // what a guix command would have printed
+		why = job.Err.Message()
+	}
+	if at.File == "" {
+		return why
+	}
+	return at.String() + ": " + why
 }
 
 // Metadata is what the record keeps of a job beside its derivation and its builds.
