@@ -2,7 +2,7 @@ package store_test
 
 import (
 	"errors"
-	"net"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -74,12 +74,7 @@ func TestAddAndAskGuix(t *testing.T) {
 // A daemon that listens on a port does the same over it.
 func TestTCP(t *testing.T) {
 	guixtest.Require(t)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", guixtest.FreePort(t))
 	d := storetest.StartDaemon(t, storetest.DaemonOptions{Args: []string{"--listen=" + address}})
 	c, err := store.Dial(t.Context(), "guix://"+address)
 	if err != nil {
