@@ -38,6 +38,7 @@ func state(dir string) string {
 func Run(ctx context.Context, specs []guixci.Specification, o Options, stdout, stderr io.Writer) (err error) {
 	screen := newScreen(cli.NewProgress(stderr))
 	out := json.NewEncoder(stdout)
+	o.Log = screen
 	o.Notify = func(e guixci.Event) {
 		screen.show(e)
 		if o.JSON {

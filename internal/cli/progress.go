@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
@@ -54,6 +56,30 @@ func (p *Progress) Detail(format string, args ...any) {
 	p.bar.Describe(p.step + ": " + clip(fmt.Sprintf(format, args...)))
 	p.bar.Add(1)
 }
+
+// Write shows the last line of what a program prints as the detail, so that a Progress can be where its
+// output goes.
+func (p *Progress) Write(text []byte) (int, error) {
+	for line := range strings.FieldsFuncSeq(string(text), func(c rune) bool { return c == '\n' || c == '\r' }) {
+		line = strings.Map(func(c rune) rune {
+			switch {
+			case c == '\t':
+				return ' '
+			case unicode.IsPrint(c):
+				return c
+			}
+			return -1
+		}, controls.ReplaceAllString(line, ""))
+		if line = strings.TrimSpace(line); line != "" {
+			p.Detail("%s", line)
+		}
+	}
+	return len(text), nil
+}
+
+// controls are what programs send to terminals beside text, bars made of blocks, and what
+// leaves no room for the names of store items.
+var controls = regexp.MustCompile("\x1b\\[[0-9;?]*[A-Za-z]|▕[^▏]*▏|/gnu/store/[0-9a-z]{32}-")
 
 // Line writes a line that stays.
 func (p *Progress) Line(format string, args ...any) {

@@ -101,7 +101,7 @@ func (s *story) open(ctx context.Context) error {
 		return err
 	}
 	s.pipeline, err = guixci.Open(s.path("state"), guixci.Options{
-		Slots: 2, Publish: true, Logger: s.o.Logger, Log: &lines{s.o.Progress},
+		Slots: 2, Publish: true, Logger: s.o.Logger, Log: s.o.Progress,
 		Notify: func(e guixci.Event) {
 			s.detail(e)
 			if s.events != nil {
@@ -183,18 +183,6 @@ func (s *story) detail(e guixci.Event) {
 	case e.Build != nil:
 		s.o.Progress.Detail("%s %s", e.Build.Kind, substitute.StorePath(e.Build.Derivation).Name())
 	}
-}
-
-// lines shows what a program prints, line by line.
-type lines struct {
-	progress interface{ Detail(string, ...any) }
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	if text := strings.TrimSpace(string(b)); text != "" {
-		l.progress.Detail("%s", text)
-	}
-	return len(b), nil
 }
 
 // output runs a program and returns what it prints, or an error with what it complained of.
