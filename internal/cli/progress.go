@@ -20,9 +20,11 @@ type Progress struct {
 	out      io.Writer
 	terminal bool
 
-	mu   sync.Mutex // guards the rest
-	bar  *progressbar.ProgressBar
-	step string
+	mu    sync.Mutex // guards the rest, and the bar itself, which does not guard all it does
+	bar   *progressbar.ProgressBar
+	step  string
+	stop  chan struct{} // closed to end what turns the bar
+	ended chan struct{} // closed when that has ended
 }
 
 // NewProgress returns a display on w, usually standard error.
@@ -42,7 +44,31 @@ func (p *Progress) Step(name string) {
 	p.bar = progressbar.NewOptions(-1,
 		progressbar.OptionSetWriter(p.out), progressbar.OptionSetDescription(name),
 		progressbar.OptionSpinnerType(14), progressbar.OptionSetElapsedTime(true),
-		progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
+		progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine of its own
+		progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(turnEvery))
+	p.stop, p.ended = make(chan struct{}), make(chan struct{})
+	go p.turn(p.stop, p.ended)
+}
+
+const turnEvery = 100 * time.Millisecond
+
+// turn turns the bar, also while there is nothing to tell.
+func (p *Progress) turn(stop <-chan struct{}, ended chan<- struct{}) {
+	defer close(ended)
+	tick := time.NewTicker(turnEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+			p.mu.Lock()
+			if p.bar != nil {
+				p.bar.Add(1)
+			}
+			p.mu.Unlock()
+		}
+	}
 }
 
 // Detail says what the step is doing just now. Without a terminal it is
@@ -54,7 +80,6 @@ func (p *Progress) Detail(format string, args ...any) {
 		return
 	}
 	p.bar.Describe(p.step + ": " + clip(fmt.Sprintf(format, args...)))
-	p.bar.Add(1)
 }
 
 // Write shows the last line of what a program prints as the detail, so that a Progress can be where its
@@ -95,10 +120,16 @@ func (p *Progress) Line(format string, args ...any) {
 func (p *Progress) Done() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.bar != nil {
-		p.bar.Finish()
-		p.bar = nil
+	if p.bar == nil {
+		return
 	}
+	p.bar.Finish()
+	p.bar = nil
+	close(p.stop)
+	ended := p.ended
+	p.mu.Unlock() // it is needed for a last turn
+	<-ended
+	p.mu.Lock()
 }
 
 // clip keeps a detail on one line of a usual terminal.
