@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"regexp"
 	"strings"
 	"time"
 
@@ -86,11 +88,15 @@ func (s *Specification) UnmarshalJSON(text []byte) error {
 	}
 	*s = defaults()
 	s.Name, s.Properties, s.Green.Jobs = f.Name, normal(f.Properties), nonEmpty(f.Green.Jobs)
-	for to, n := range map[*time.Duration]int64{&s.Period: f.Period, &s.Timeout: f.Timeout, &s.MaxSilent: f.MaxSilent} {
-		if n < 0 || n > mostSeconds {
-			return fmt.Errorf("%d is not a number of seconds", n)
+	for _, t := range []struct {
+		key string
+		to  *time.Duration
+		n   int64
+	}{{"period", &s.Period, f.Period}, {"timeout", &s.Timeout, f.Timeout}, {"max-silent-time", &s.MaxSilent, f.MaxSilent}} {
+		if t.n < 0 || t.n > mostSeconds {
+			return &memberError{t.key, fmt.Sprintf("%d is not a number of seconds", t.n)}
 		}
-		*to = time.Duration(n) * time.Second
+		*t.to = time.Duration(t.n) * time.Second
 	}
 	s.Sessions, s.SessionMemory = f.Sessions, f.SessionMemory
 	s.Outputs, s.Notifications, s.Systems = nonEmpty(f.Outputs), nonEmpty(f.Notifications), nonEmpty(f.Systems)
@@ -107,7 +113,7 @@ func (s *Specification) UnmarshalJSON(text []byte) error {
 	s.Channels = nil
 	for i, c := range f.Channels {
 		if c.Name == "" || c.URL == "" || c.Introduction != nil && !c.Introduction.Commit.Complete() {
-			return fmt.Errorf("channel %d lacks a name, a url or a complete commit of its introduction", i+1)
+			return &memberError{"channels", fmt.Sprintf("channel %d lacks a name, a url or a complete commit of its introduction", i+1)}
 		}
 		if c.Branch == "" {
 			c.Branch = channel.DefaultGuix().Branch
@@ -116,6 +122,11 @@ func (s *Specification) UnmarshalJSON(text []byte) error {
 	}
 	return nil
 }
+
+// A memberError is what is wrong with a member of the object.
+type memberError struct{ key, msg string }
+
+func (e *memberError) Error() string { return e.msg }
 
 // normal is a datum as it is written; empty for none.
 func normal(text string) string {
@@ -188,7 +199,11 @@ func readJSON(name string, text []byte) ([]Specification, error) {
 			return nil, jsonError(name, text, start, errors.Join(json.Unmarshal(text[start:], new(any)), err))
 		}
 		if err := json.Unmarshal(item, &s.Specification); err != nil {
-			return nil, jsonError(name, text, start, err)
+			return nil, itemError(name, text, start, item, err)
+		}
+		s.fields = map[string]place{}
+		for key, m := range members(item) {
+			s.fields[key] = place{name, position(text, start+m.value)}
 		}
 		found = append(found, s)
 	}
@@ -207,6 +222,59 @@ func readJSON(name string, text []byte) ([]Specification, error) {
 func begin(text []byte, at int) int {
 	return len(text) - len(bytes.TrimLeft(text[at:], " \t\r\n,"))
 }
+
+// A member is where the key and the value of an object's member begin.
+type member struct{ key, value int }
+
+// members are those of an object, which is one.
+func members(object []byte) map[string]member {
+	all := map[string]member{}
+	d := json.NewDecoder(bytes.NewReader(object))
+	d.Token() // the brace
+	for d.More() {
+		at := member{key: begin(object, int(d.InputOffset()))}
+		key, err := d.Token()
+		if err != nil {
+			return all
+		}
+		at.value = begin(object, int(d.InputOffset()))
+		at.value += len(object[at.value:]) - len(bytes.TrimLeft(object[at.value:], ": \t\r\n"))
+		all[fmt.Sprint(key)] = at
+		if d.Decode(new(json.RawMessage)) != nil {
+			return all
+		}
+	}
+	return all
+}
+
+// unknownMember is what package json says of a key that is none; it has no type for that.
+var unknownMember = regexp.MustCompile(`^json: unknown field "(.*)"$`)
+
+// itemError says what is wrong with one specification, and where: text from start on.
+func itemError(name string, text []byte, start int, item []byte, err error) error {
+	var kind *json.UnmarshalTypeError
+	var wrong *memberError
+	fail := func(at int, format string, args ...any) error {
+		return &sexp.SyntaxError{File: name, Pos: position(text, start+at), Msg: fmt.Sprintf(format, args...)}
+	}
+	switch unknown := unknownMember.FindStringSubmatch(err.Error()); {
+	case unknown != nil:
+		at := max(0, bytes.Index(item, []byte(`"`+unknown[1]+`"`))) // perhaps of an object inside
+		if m, ok := members(item)[unknown[1]]; ok {
+			at = m.key
+		}
+		return fail(at, "there is no field %q", unknown[1])
+	case errors.As(err, &wrong):
+		return fail(members(item)[wrong.key].value, "%s", wrong.msg)
+	case errors.As(err, &kind) && kind.Field != "":
+		return fail(min(int(kind.Offset)-1, len(item)), "field %q is a %s, and must be %s", kind.Field, kind.Value, kindNames[kind.Type.Kind()])
+	}
+	return jsonError(name, text, start, err)
+}
+
+// kindNames are what JSON calls what we read into.
+var kindNames = map[reflect.Kind]string{reflect.Int: "a number", reflect.Int64: "a number", reflect.String: "a string",
+	reflect.Bool: "true or false", reflect.Slice: "an array", reflect.Struct: "an object", reflect.Map: "an object"}
 
 // jsonError gives an error about the part of text from start its place.
 func jsonError(name string, text []byte, start int, err error) error {

@@ -118,10 +118,14 @@ func TestErrors(t *testing.T) {
 		{"(map f '())", "f:1:1: (map f '()) is not plain data"},
 		{"(list (specification\n (name (string-append \"x\" \"y\"))))", "f:2:8: (string-append"},
 		// JSON.
-		{"[{\"name\": \"x\",\n  \"priority\": \"high\"}]", "f:2:"},
-		{"[{\"name\": \"x\",\n  \"colour\": 5}]", `f:1:2: json: unknown field "colour"`},
+		{"[{\"name\": \"x\",\n  \"priority\": \"high\"}]", `f:2:20: field "priority" is a string, and must be a number`},
+		{"[{\"name\": \"x\",\n  \"systems\": 5}]", `f:2:14: field "systems" is a number, and must be an array`},
+		{"[{\"name\": \"x\",\n  \"period\" : -5}]", "f:2:14: -5 is not a number of seconds"},
+		{"[{\"name\": \"x\",\n  \"channels\": [\n{\"nmae\": \"y\"}]}]", `f:3:2: there is no field "nmae"`},
+		{"[{\"name\": \"x\",\n  \"channels\": [\n{\"name\": \"y\"}]}]", "f:2:15: channel 1 lacks a name, a url"},
+		{"[{\"name\": \"x\",\n  \"colour\": 5}]", `f:2:3: there is no field "colour"`},
 		{"[{\"name\": \"x\",\n  priority: 5}]", "f:2:3: invalid character"},
-		{"[{\"name\": \"x\"},\n {\"name\": \"y\", \"priority\": 11}]", `f:2:2: specification "y": its priority is 11`},
+		{"[{\"name\": \"x\"},\n {\"name\": \"y\", \"priority\": 11}]", `f:2:28: specification "y": its priority is 11`},
 		{"[{\"name\": \"x\"}] []", "f:1:17: more text"},
 		{"[{\"name\": \"x\"}", "f:1:"},
 	}
