@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net/http"
 	"os"
@@ -79,8 +80,9 @@ type Pipeline struct {
 	turn  chan struct{} // holds a token while a Run is at work
 	tells sync.Mutex    // held while Notify is told
 
-	mu    sync.Mutex      // guards again
-	again map[string]bool // specifications that Retry was asked for
+	mu        sync.Mutex       // guards what follows
+	again     map[string]bool  // specifications that Retry was asked for
+	scheduler *build.Scheduler // of the Run at work; nil if there is none
 }
 
 // Open opens a state directory, which is made, with mode 0700, when missing.
@@ -130,6 +132,34 @@ func (p *Pipeline) Record() *record.Record { return p.record }
 
 // Store is the connection to guix-daemon.
 func (p *Pipeline) Store() *store.Pool { return p.pool }
+
+// Follow yields the log of a build as [build.Scheduler.Follow] does: while it is built, from its
+// beginning and as it grows, to any number of followers; later, as it was.
+func (p *Pipeline) Follow(ctx context.Context, drv store.StorePath) iter.Seq2[[]byte, error] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.scheduler != nil {
+		return p.scheduler.Follow(ctx, drv)
+	}
+	return (&build.Scheduler{Logs: p.path("logs")}).Follow(ctx, drv)
+}
+
+// Cancel stops builds that are under way, and keeps those that are not from beginning, as
+// [build.Scheduler.Cancel] does, for the Run at work: the next one builds them. Without one it does nothing.
+func (p *Pipeline) Cancel(drvs ...store.StorePath) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.scheduler != nil {
+		p.scheduler.Cancel(drvs...)
+	}
+}
+
+// atWork says which scheduler is at work.
+func (p *Pipeline) atWork(s *build.Scheduler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.scheduler = s
+}
 
 func (p *Pipeline) path(elem ...string) string {
 	return filepath.Join(append([]string{p.dir}, elem...)...)

@@ -151,7 +151,9 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := b.spec("sample-project", "sample-hello")
+	followed := follow(t, b)
 	r := b.mustRun(t, spec)
+	followed()
 	if diff := cmp.Diff(wantStatuses, statuses(r)); diff != "" {
 		t.Errorf("statuses (-want +got):\n%s", diff)
 	}
@@ -170,10 +172,42 @@ func TestRun(t *testing.T) {
 
 	t.Run("NoSystem", func(t *testing.T) { noSystem(t, b, r.Lock) })
 	t.Run("Cache", func(t *testing.T) { servedFromCache(t, b, r) })
+	t.Run("Cancelled", func(t *testing.T) { cancelled(t, b) })
 	t.Run("NoRoom", func(t *testing.T) { noRoom(t, b) })
 	t.Run("Policy", func(t *testing.T) { stricter(t, b) })
 	t.Run("Held", func(t *testing.T) { held(t, b) })
 	t.Run("Unchanged", func(t *testing.T) { unchanged(t, b) })
+}
+
+// follow follows the log of sample-slow, twice while it is built and once later. The
+// function returned waits for that.
+func follow(t *testing.T, b *bench) (wait func()) {
+	var group sync.WaitGroup
+	var drv store.StorePath
+	read := func() {
+		text := ""
+		for piece, err := range b.Follow(t.Context(), drv) {
+			if err != nil {
+				t.Error(err)
+			}
+			text += string(piece)
+		}
+		if !strings.Contains(text, "taking its time\n") {
+			t.Errorf("log of sample-slow: %q", text)
+		}
+	}
+	b.also = func(e guixci.Event) {
+		if e.Build != nil && e.Build.Kind == build.Started && strings.HasSuffix(string(e.Build.Derivation), "-sample-slow-1.0.drv") {
+			drv = e.Build.Derivation
+			group.Go(read)
+			group.Go(read)
+		}
+	}
+	return func() {
+		b.also = nil
+		group.Wait()
+		read()
+	}
 }
 
 // noSystem asks for containers that cannot be.
@@ -255,6 +289,23 @@ func get(t *testing.T, url string) string {
 		t.Fatalf("get %s: %s %v: %s", url, resp.Status, err, body)
 	}
 	return string(body)
+}
+
+// cancelled stops the build of what was deleted, about which nothing is known then.
+func cancelled(t *testing.T, b *bench) {
+	var group sync.WaitGroup
+	b.also = func(e guixci.Event) {
+		if e.Build != nil && e.Build.Kind == build.Started {
+			group.Go(func() { b.Cancel(e.Build.Derivation) })
+		}
+	}
+	defer func() { b.also = nil }()
+	r := b.mustRun(t, b.spec())
+	group.Wait()
+	if j, _ := r.Job(jobName("sample-talker")); j.Status != record.Cancelled || j.Weather != record.WeatherUnknown || len(r.Undecided()) != 1 {
+		t.Errorf("a cancelled build: %+v, %d undecided", j, len(r.Undecided()))
+	}
+	b.Cancel("/gnu/store/09hwjnf10095ajxx8idsyz2wvrw1z8ci-nobody.drv") // nobody is at work
 }
 
 // noRoom wants more free space than there is before it builds what was deleted.

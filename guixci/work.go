@@ -34,7 +34,7 @@ func (p *Pipeline) workAll(ctx context.Context, todo []*Outcome) {
 	daemon := &build.Daemon{Pool: p.pool, Options: store.BuildOptions{Cores: p.o.Cores, SubstituteURLs: p.o.SubstituteURLs}}
 	defer daemon.Close()
 	defer p.pool.Release()
-	s := &shift{Pipeline: p, daemon: daemon, Scheduler: p.scheduler(daemon)}
+	s := &shift{Pipeline: p, daemon: daemon, Scheduler: p.newScheduler(daemon)}
 	if len(todo) == 1 {
 		s.alone = todo[0].Specification.Name
 	}
@@ -43,6 +43,8 @@ func (p *Pipeline) workAll(ctx context.Context, todo []*Outcome) {
 			cancel(err) // what cannot be recorded has not happened
 		}
 	}
+	p.atWork(s.Scheduler)
+	defer p.atWork(nil)
 	var scheduling sync.WaitGroup
 	var buildErr error
 	scheduling.Go(func() { buildErr = s.Scheduler.Run(ctx) })
@@ -155,7 +157,7 @@ func held(ctx context.Context, daemon *build.Daemon, jobs iter.Seq2[inferior.Job
 	}
 }
 
-func (p *Pipeline) scheduler(daemon *build.Daemon) *build.Scheduler {
+func (p *Pipeline) newScheduler(daemon *build.Daemon) *build.Scheduler {
 	s := &build.Scheduler{
 		Store: daemon, Builder: daemon, Slots: p.o.Slots, Logs: p.path("logs"),
 		Limits: p.o.Limits, MinFree: cmp.Or(p.o.MinFree, 256<<20), Known: p.known, Root: p.keep, Logger: p.o.Logger,
