@@ -71,7 +71,8 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 		return err
 	}
 	if was.beside != nil {
-		if err := d.endStandby(ctx, was); err != nil {
+		was.beside.drain(ctx, was.current.Started)
+		if err := d.stopStandby(ctx, was); err != nil {
 			return err
 		}
 	}

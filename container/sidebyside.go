@@ -131,8 +131,13 @@ func (d *Deployment) sideBySide(ctx context.Context, was standing, next *Generat
 	}
 	next.switched().Start = in.well.Sub(begin)
 	if err := d.takeOver(ctx, was, in); err != nil {
+		ctx = context.WithoutCancel(ctx)
+		if errors.Is(err, errReturned) {
+			in.drain(ctx, time.Now())
+		}
+		err = errors.Join(err, in.stop(ctx))
 		in.main.Beside = nil
-		return errors.Join(err, in.stop(context.WithoutCancel(ctx)), d.writeRecord(in.main))
+		return errors.Join(err, d.writeRecord(in.main))
 	}
 	return nil
 }
@@ -178,7 +183,10 @@ func (d *Deployment) takeOver(ctx context.Context, was standing, in *Instance) e
 		err = d.confirm(in)
 	}
 	if err == nil {
-		d.complain("write down that generations have changed places", d.changePlaces(ctx, was, in))
+		d.complain("write down that generations have changed places", d.changePlaces(was, in))
+		if in.Generation.Switch.StopOld {
+			d.complain("stop the old generation, which is kept", d.endStandby(ctx, standing{current: in.Generation, running: in, beside: was.running}))
+		}
 		return nil
 	}
 	in.record.Moved = false
@@ -189,15 +197,12 @@ func (d *Deployment) takeOver(ctx context.Context, was standing, in *Instance) e
 }
 
 // changePlaces makes the record be of the new current generation, and the old one its standby.
-func (d *Deployment) changePlaces(ctx context.Context, was standing, in *Instance) error {
+func (d *Deployment) changePlaces(was standing, in *Instance) error {
 	old := was.running
 	in.record.Trial, in.record.Moved, in.record.Beside = false, false, old.record
 	old.record.Beside = nil
 	in.main, old.main = nil, in.record
-	if err := d.writeRecord(in.record); err != nil || !in.Generation.Switch.StopOld {
-		return err
-	}
-	return d.endStandby(ctx, standing{current: in.Generation, running: in, beside: old})
+	return d.writeRecord(in.record)
 }
 
 // direct has the traffic moved to a generation.
@@ -208,12 +213,18 @@ func (d *Deployment) direct(ctx context.Context, old, new *Generation) error {
 	return d.runHook(ctx, *new.Switch.Traffic, new, hookEnvironment(d.Name, old, new))
 }
 
-// endStandby stops the generation that was kept, once nobody is connected to it.
+// endStandby stops the generation that was kept, once nobody is connected to it. When ctx ends before, it is kept on.
 func (d *Deployment) endStandby(ctx context.Context, was standing) error {
 	if was.beside == nil {
 		return nil
 	}
-	was.beside.drain(ctx)
+	if err := was.beside.drain(ctx, was.current.Started); err != nil {
+		return err
+	}
+	return d.stopStandby(ctx, was)
+}
+
+func (d *Deployment) stopStandby(ctx context.Context, was standing) error {
 	err := was.beside.stop(ctx)
 	was.running.record.Beside = nil
 	return errors.Join(err, d.writeRecord(was.running.record))
@@ -271,6 +282,7 @@ func (d *Deployment) settleBeside(ctx context.Context, r *record, current *Gener
 			err = d.direct(context.WithoutCancel(ctx), in.Generation, main)
 		}
 		d.complain("move the traffic back", err)
+		in.drain(ctx, time.Now())
 		r.Beside.Moved = false
 	}
 	if !r.Beside.Trial && in.Alive() {
@@ -296,26 +308,56 @@ func (d *Deployment) kept() (*Instance, error) {
 	return in, nil
 }
 
+// quiet is how long nobody must have been connected to what is going to be stopped. A client elsewhere that a
+// server had no room for asks again after a second, and one that has just been told where the
+// traffic goes may be slow to go there.
+const quiet = 1500 * time.Millisecond
+
 // drain waits until nobody is connected to the ports of the instance any more, as long as its
-// switch says.
-func (in *Instance) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(in.Generation.Switch.Drain, defaultDrain))
+// switch says. The traffic was moved away at some time before moved. The error is about ctx.
+func (in *Instance) drain(ctx context.Context, moved time.Time) error {
+	limited, cancel := context.WithTimeoutCause(ctx, cmp.Or(in.Generation.Switch.Drain, defaultDrain), errConnected)
 	defer cancel()
+	limited, release := in.whileAlive(limited)
+	defer release()
+	log := in.d.log().With("generation", in.Generation.Number)
+	told := false
+	awaitQuiet(limited, moved, func() bool {
+		some, err := connected(in.Generation.Environment.Ports)
+		if err != nil && !told {
+			log.Warn("who is connected cannot be found out: waiting as long as a drain may take", "error", err)
+		} else if some && !told {
+			log.Info(waitsForClients)
+		}
+		told = told || some || err != nil
+		return some || err != nil
+	})
+	if errors.Is(context.Cause(limited), errConnected) {
+		log.Warn("stopping a container", "reason", errConnected)
+	}
+	return context.Cause(ctx)
+}
+
+const waitsForClients = "somebody is connected to the old container: waiting"
+
+var errConnected = errors.New("a drain may take no longer, although somebody is connected")
+
+// awaitQuiet returns once nobody has been busy for a while, and not since a time, or when ctx ends.
+func awaitQuiet(ctx context.Context, since time.Time, busy func() bool) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for in.Alive() {
-		some, err := connected(in.Generation.Environment.Ports)
-		if err != nil {
-			in.d.log().Warn("who is connected cannot be found out: waiting as long as a drain may take", "error", err)
-			some = true
-		}
-		if !some {
+	if now := time.Now(); since.After(now) {
+		since = now // the clock was set
+	}
+	for {
+		if busy() {
+			since = time.Now()
+		} else if time.Since(since) >= quiet {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			in.d.log().Warn("stopping a container that somebody is connected to", "generation", in.Generation.Number)
 			return
 		}
 	}

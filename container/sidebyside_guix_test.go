@@ -75,7 +75,7 @@ func startCrowd(t *testing.T, url string) *crowd {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &crowd{stop: cancel, answers: make(map[string]int)}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Minute}
 	c.wait.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()

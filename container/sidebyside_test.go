@@ -1,18 +1,26 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
@@ -220,7 +228,7 @@ func TestSideBySidePreflight(t *testing.T) {
 	}
 }
 
-// Somebody is connected even if nobody has accepted it, and however many others there are.
+// Somebody is connected even if nobody has accepted it.
 func TestConnected(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
 		l, err := net.Listen("tcp", address)
@@ -240,7 +248,6 @@ func TestConnected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		manyConnections(t)
 		want(true)
 		other, err := l.Accept()
 		if err != nil {
@@ -254,25 +261,240 @@ func TestConnected(t *testing.T) {
 	}
 }
 
-// manyConnections leaves a thousand that are over.
-func manyConnections(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// A queue is a server that has room for hardly anybody, and one client that it has no room for.
+type queue struct {
+	net.Listener
+	clients errgroup.Group
+}
+
+// startQueue returns once a client knocks in vain: what it asks for is dropped by the kernel, and nothing of the
+// server's tells of it.
+func startQueue(t *testing.T, port int) *queue {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	for range 1000 {
-		conn, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		other, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		other.Close()
-		conn.Close()
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	err = cmp.Or(unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0))
+	if err != nil {
+		t.Fatal(err)
 	}
+	f := os.NewFile(uintptr(fd), "queue")
+	defer f.Close()
+	q := new(queue)
+	if q.Listener, err = net.FileListener(f); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { q.Close() })
+	for range 3 {
+		q.clients.Go(func() error {
+			conn, err := net.Dial("tcp", q.Addr().String())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, "?!"); err != nil {
+				return err
+			}
+			_, err = io.ReadFull(conn, make([]byte, 2))
+			return err
+		})
+	}
+	eventually(t, func() error {
+		here := func(netip.Addr) bool { return true }
+		if some, err := anySocket(unix.AF_INET, 1<<unix.BPF_TCP_SYN_SENT, 0, port, here); !some || err != nil {
+			return fmt.Errorf("somebody knocks: %v, %v", some, err)
+		}
+		return nil
+	})
+	return q
+}
+
+func say(conn net.Conn) {
+	io.ReadFull(conn, make([]byte, 2))
+	io.WriteString(conn, "ok")
+	conn.Close()
+}
+
+// serveAll answers everybody, one after another, and returns what a client has not got.
+func (q *queue) serveAll(t *testing.T) error {
+	go func() { // ends with the listener
+		for {
+			conn, err := q.Accept()
+			if err != nil {
+				return
+			}
+			say(conn)
+		}
+	}()
+	return q.clients.Wait()
+}
+
+// Those that the server has no room for are clients, too, and have asked before the traffic was moved.
+func TestConnectedKnocking(t *testing.T) {
+	q := startQueue(t, guixtest.FreePort(t))
+	port := q.Addr().(*net.TCPAddr).Port
+	for range 2 { // one that is accepted makes room for one that knocks
+		conn, err := q.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		say(conn)
+		if some, err := connected([]int{port}); !some || err != nil {
+			t.Errorf("connected %v, %v", some, err)
+		}
+	}
+	if err := q.serveAll(t); err != nil {
+		t.Error(err)
+	}
+	if some, err := connected([]int{port}); some || err != nil {
+		t.Errorf("connected %v, %v", some, err)
+	}
+}
+
+// What is said to somebody who waits for a message of the log.
+type heard struct {
+	slog.Handler
+	what string
+	once func()
+}
+
+func (h heard) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == h.what {
+		h.once()
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h heard) WithAttrs(all []slog.Attr) slog.Handler {
+	return heard{h.Handler.WithAttrs(all), h.what, h.once}
+}
+
+// Whoever has asked a generation gets an answer before it is stopped: the old one that is stopped at once,
+// the one that was kept, and the new one that is taken back.
+func TestSideBySideDrains(t *testing.T) {
+	for _, which := range []string{"old", "kept", "taken back"} {
+		t.Run(which, func(t *testing.T) {
+			d, _ := besides(t)
+			waits := make(chan struct{}, 1)
+			d.Logger = slog.New(heard{d.Logger.Handler(), waitsForClients, func() { waits <- struct{}{} }})
+			d.Switch.StopOld = which == "old"
+			mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			asked, outcome := d.Environment.Ports[0], error(nil)
+			apply := func(ctx context.Context) {
+				_, outcome = d.Apply(ctx, Revision{Script: script(t, d, "works", "status-works.sexp")})
+			}
+			switch which {
+			case "kept":
+				apply(t.Context())
+			case "taken back":
+				asked, d.ConfirmBy = d.Switch.Alternate.Ports[0], 100*time.Millisecond
+				d.Probes = Probes{Alive{}}
+			}
+			stopping := d.atPort(t, asked)
+			var q *queue
+			if stopping == nil { // it has yet to be started, and its port must be free then
+				d.Probes = append(d.Probes, probeFunc(func() error {
+					if q == nil {
+						stopping, q = d.atPort(t, asked), startQueue(t, asked)
+					}
+					return nil
+				}))
+			} else {
+				q = startQueue(t, asked)
+			}
+			var applying sync.WaitGroup
+			applying.Go(func() { apply(context.Background()) })
+			<-waits
+			if !stopping.Alive() {
+				t.Error("it was stopped while somebody waited for its answer")
+			}
+			if err := q.serveAll(t); err != nil {
+				t.Error(err)
+			}
+			applying.Wait()
+			if stopping.Alive() {
+				t.Error("it was not stopped")
+			}
+			if which == "taken back" {
+				wantOutcome(t, outcome, RolledBack)
+			} else if outcome != nil {
+				t.Error(outcome)
+			}
+		})
+	}
+}
+
+// atPort returns what listens on a port, according to its environment; nil for nothing.
+func (d *Deployment) atPort(t *testing.T, port int) *Instance {
+	t.Helper()
+	in, err := d.Running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside, err := d.kept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range []*Instance{in, beside} {
+		if in != nil && slices.Contains(in.Generation.Environment.Ports, port) {
+			return in
+		}
+	}
+	return nil
+}
+
+// A drain that is interrupted leaves the old generation running.
+func TestSideBySideDrainInterrupted(t *testing.T) {
+	d, _ := besides(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	d.Logger = slog.New(heard{d.Logger.Handler(), waitsForClients, cancel})
+	d.Switch.StopOld = true
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	q := startQueue(t, d.Environment.Ports[0])
+	two, err := d.Apply(ctx, Revision{Script: script(t, d, "works", "status-works.sexp")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkBoth(t, d, two, one)
+	if err := q.serveAll(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nobody has been busy for a while, and not only when it was looked.
+func TestAwaitQuiet(t *testing.T) {
+	for _, c := range []struct {
+		since time.Duration // ago
+		busy  []int         // the looks, 20 a second, that find somebody
+		want  time.Duration
+	}{
+		{since: quiet},
+		{since: time.Hour},
+		{since: quiet - 100*time.Millisecond, want: 100 * time.Millisecond},
+		{since: 0, want: quiet},
+		{since: -time.Hour, want: quiet},
+		{since: time.Hour, busy: []int{0}, want: quiet},
+		{since: 0, busy: []int{20}, want: time.Second + quiet},
+		{since: 0, busy: []int{20, 40}, want: 2*time.Second + quiet},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begin, look := time.Now(), -1
+			awaitQuiet(t.Context(), begin.Add(-c.since), func() bool { look++; return slices.Contains(c.busy, look) })
+			if took := time.Since(begin); took != c.want {
+				t.Errorf("%+v: waited %v", c, took)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		awaitQuiet(ctx, time.Time{}, func() bool { return true })
+		if ctx.Err() == nil {
+			t.Error("it has not waited")
+		}
+	})
 }
 
 func TestReadSideBySide(t *testing.T) {
@@ -290,7 +512,7 @@ func TestReadSideBySide(t *testing.T) {
 	}
 	want := Switch{Mode: SideBySide, Traffic: &Hook{Command: []string{"/bin/move", "now"}, Timeout: 5 * time.Second},
 		Alternate: Alternate{Ports: []int{81}, Settings: map[string]string{"PORT": "81"}}, Drain: time.Minute, StopOld: true}
-	if diff := cmp.Diff(want, d.Switch); diff != "" {
+	if diff := gocmp.Diff(want, d.Switch); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := read(`(side-by-side (ports 81))`); err == nil || err.Error() != "d.scm:2:2: side-by-side: has no hook move-traffic" {

@@ -16,11 +16,13 @@ type Switch struct {
 	Mode Mode `json:"mode,omitempty"`
 	// Traffic is run to have clients go to the ports of the generation, in the mode SideBySide
 	// and after each start of it; a reload of a web server with another upstream, say. It is run
-	// again, with old and new exchanged, to have them come back.
+	// again, with old and new exchanged, to have them come back. New connections go to the new
+	// ports when it has ended, or at most a second later.
 	Traffic *Hook `json:"traffic,omitempty"`
 	// Alternate is where every other generation listens, in the mode SideBySide.
 	Alternate Alternate `json:"alternate,omitzero"`
 	// Drain is how long connections to the old generation may last when it is stopped; 0 means 30 seconds.
+	// It is stopped before once nobody has been connected, or tried to, for one second and a half.
 	Drain time.Duration `json:"drain,omitempty"`
 	// StopOld stops the old generation as soon as it is drained: there is no instant return.
 	StopOld bool `json:"stop_old,omitempty"`
