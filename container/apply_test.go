@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -316,9 +317,51 @@ func TestKilledWhileProbing(t *testing.T) {
 	}
 }
 
-// killDeployer runs a deployment in another process and kills that as soon as the
-// container is being probed.
-func killDeployer(t *testing.T, d *Deployment, script string) {
+// Between the request to end and the end of the old container the deployer is killed. The old one
+// runs, is confirmed, and is not to be counted on any more.
+func TestKilledWhileStopping(t *testing.T) {
+	for _, next := range []string{"start", "apply", "stop", "supervise"} {
+		t.Run(next, func(t *testing.T) {
+			d := testDeployment(t)
+			d.StopTimeout = time.Second
+			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
+			was := checkRuns(t, d, old)
+			deployer, _ := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
+			await(t, func() bool {
+				r, err := d.readRecord()
+				return err == nil && r.Stopping
+			})
+			deployer.Process.Kill()
+			deployer.Wait()
+			if !was.Process.Alive() {
+				t.Fatal("it has ended before the deployer was killed")
+			}
+			switch next {
+			case "start":
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				checkRuns(t, d, old)
+			case "apply":
+				checkRuns(t, d, mustApply(t, d, script(t, d, "works", "status-works.sexp")))
+			case "stop":
+				if err := d.Stop(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				checkNothingLeft(t, d, was)
+			case "supervise":
+				supervise(t, d, quickly)
+				awaitRunning(t, d, was)
+			}
+			if was.Process.Alive() {
+				t.Error("what was asked to end still runs")
+			}
+		})
+	}
+}
+
+// startDeployer runs a deployment in another process, which says on standard output that it probes.
+func startDeployer(t *testing.T, d *Deployment, script string) (*exec.Cmd, io.Reader) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+d.Dir, "SOCKET="+d.socket, "SCRIPT="+script)
@@ -330,6 +373,14 @@ func killDeployer(t *testing.T, d *Deployment, script string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	return cmd, out
+}
+
+// killDeployer runs a deployment in another process and kills that as soon as the
+// container is being probed.
+func killDeployer(t *testing.T, d *Deployment, script string) {
+	t.Helper()
+	cmd, out := startDeployer(t, d, script)
 	if _, err := out.Read(make([]byte, 7)); err != nil {
 		t.Errorf("the deployer did not probe: %v", err)
 	}

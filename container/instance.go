@@ -99,6 +99,13 @@ func (in *Instance) stop(ctx context.Context) error {
 	return in.halt(ctx)()
 }
 
+// willStop writes down that the instance is going to be asked to end, before it is: it
+// still runs for a while then, even if this process is killed.
+func (in *Instance) willStop() error {
+	in.record.Stopping = true
+	return in.save()
+}
+
 // halt is stop without waiting for what comes after the last process of the container: clear,
 // which must be called, does that. A halted container writes nothing and listens nowhere.
 func (in *Instance) halt(ctx context.Context) (clear func() error) {

@@ -77,6 +77,7 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 		}
 	}
 	if was.running != nil {
+		d.complain("write down what is going to be stopped", was.running.willStop())
 		if err := was.running.stop(ctx); err != nil {
 			return err
 		}

@@ -77,6 +77,12 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{}, err
 	}
 	confirmed := current != nil && current.Number == r.Generation
+	if in.Alive() && r.Stopping {
+		d.log().Info("ending what somebody who was killed has begun to stop", "generation", r.Generation)
+		if err := in.stop(context.WithoutCancel(ctx)); err != nil {
+			return standing{}, err
+		}
+	}
 	if confirmed && in.Alive() {
 		in.record = r
 		return standing{current, in, true, beside}, nil

@@ -225,6 +225,7 @@ func (d *Deployment) endStandby(ctx context.Context, was standing) error {
 }
 
 func (d *Deployment) stopStandby(ctx context.Context, was standing) error {
+	d.complain("write down what is going to be stopped", was.beside.willStop())
 	err := was.beside.stop(ctx)
 	was.running.record.Beside = nil
 	return errors.Join(err, d.writeRecord(was.running.record))
@@ -285,10 +286,14 @@ func (d *Deployment) settleBeside(ctx context.Context, r *record, current *Gener
 		in.drain(ctx, time.Now())
 		r.Beside.Moved = false
 	}
-	if !r.Beside.Trial && in.Alive() {
+	if !r.Beside.Trial && !r.Beside.Stopping && in.Alive() {
 		return in, d.writeRecord(r)
 	}
-	if err := in.kill(context.WithoutCancel(ctx)); err != nil {
+	clear := in.kill
+	if r.Beside.Stopping && in.Alive() {
+		clear = in.stop
+	}
+	if err := clear(context.WithoutCancel(ctx)); err != nil {
 		return nil, fmt.Errorf("clear away generation %d, which ran beside: %w", in.Generation.Number, err)
 	}
 	r.Beside = nil

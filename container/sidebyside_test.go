@@ -189,6 +189,25 @@ func TestSideBySideKilled(t *testing.T) {
 	}
 }
 
+// A supervisor that is asked to end leaves neither of both running.
+func TestSideBySideSupervised(t *testing.T) {
+	d, _ := besides(t)
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	two := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	s := checkBoth(t, d, two, one)
+	supervisor := supervise(t, d, quickly)
+	await(t, func() bool {
+		held, err := d.Supervised()
+		return err == nil && held
+	})
+	supervisor.stop()
+	if err := supervisor.wait(); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, d, s.Running)
+	checkNothingLeft(t, d, s.Beside)
+}
+
 func TestSideBySidePreflight(t *testing.T) {
 	d, _ := besides(t)
 	mustApply(t, d, script(t, d, "works", "status-works.sexp"))

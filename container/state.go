@@ -22,9 +22,11 @@ type record struct {
 	Previous int `json:"previous,omitempty"`
 	// Beside is another generation that runs: on trial, when Trial is true, and else kept to
 	// return to. Moved says that traffic may go there.
-	Beside   *record   `json:"beside,omitempty"`
-	Trial    bool      `json:"trial,omitempty"`
-	Moved    bool      `json:"moved,omitempty"`
+	Beside *record `json:"beside,omitempty"`
+	Trial  bool    `json:"trial,omitempty"`
+	Moved  bool    `json:"moved,omitempty"`
+	// Stopping says that it may have been asked to end. Whoever finds it alive must not count on it.
+	Stopping bool      `json:"stopping,omitempty"`
 	Boot     string    `json:"boot"`     // bootID
 	Launcher Process   `json:"launcher"` // zero until it is started
 	Process  Process   `json:"process"`  // the container's process 1; zero until it is known

@@ -140,7 +140,7 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if in.Alive() && current != nil && current.Number == r.Generation {
+	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping {
 		k.sees(in)
 		return false, in.rotateLog(ctx, k.LogSize, k.LogCount)
 	}
@@ -206,6 +206,12 @@ func (d *Deployment) interrupt(ctx context.Context) error {
 	if err != nil || was.running == nil {
 		return err
 	}
+	if was.beside != nil {
+		if err := d.stopStandby(ctx, was); err != nil {
+			return err
+		}
+	}
+	d.complain("write down what is going to be stopped", was.running.willStop())
 	if err := was.running.stop(ctx); err != nil {
 		return err
 	}

@@ -136,6 +136,11 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	if err := d.endStandby(ctx, was); err != nil {
 		return fmt.Errorf("%w (%w)", err, errUntouched)
 	}
+	if was.running != nil {
+		if err := was.running.willStop(); err != nil {
+			return fmt.Errorf("%w (%w)", err, errUntouched)
+		}
+	}
 	begin := time.Now()
 	cleared, err := was.stop(ctx)
 	defer cleared()
