@@ -104,6 +104,19 @@ func TestLauncherHangsOnce(t *testing.T) {
 	}
 }
 
+// One that hangs again is given up, and the error tells what it was doing.
+func TestLauncherHangs(t *testing.T) {
+	d := testDeployment(t)
+	d.StartTimeout = time.Second
+	_, err := d.Apply(t.Context(), Revision{Script: script(t, d, "hangs", "status-works.sexp")})
+	wantOutcome(t, err, Kept)
+	var launch *LaunchError
+	if !errors.As(err, &launch) || !strings.Contains(launch.Stuck, ", sleep: S (sleeping), blocks signals 0") ||
+		!strings.Contains(err.Error(), "\nit was stuck:\n  process ") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestApplyRollsBack(t *testing.T) {
 	waitpid := "the container's first process died while it was being set up"
 	for _, c := range []struct {

@@ -14,14 +14,19 @@ type LaunchError struct {
 	Script string
 	Reason string // what it means
 	Output string // the last lines the launcher and the container printed
+	// Stuck is what the threads of a launcher that did not get on, and of its children, were doing, one a line.
+	Stuck string
 }
 
 func (e *LaunchError) Error() string {
 	text := "run " + e.Script + ": " + e.Reason
-	if e.Output == "" {
-		return text
+	if e.Output != "" {
+		text += "; its last output:\n  " + strings.ReplaceAll(e.Output, "\n", "\n  ")
 	}
-	return text + "; its last output:\n  " + strings.ReplaceAll(e.Output, "\n", "\n  ")
+	if e.Stuck != "" {
+		text += "\nit was stuck:\n  " + strings.ReplaceAll(e.Stuck, "\n", "\n  ")
+	}
+	return text
 }
 
 // outputLines and outputBytes bound what of the log goes into an error.

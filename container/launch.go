@@ -188,5 +188,5 @@ func (in *Instance) noPID(cause error) error {
 	if text, err := os.ReadFile(in.pidFile()); err == nil {
 		cause = fmt.Errorf("%w: the pid file says %.20q, which is no child of launcher %d", cause, text, in.Launcher.PID)
 	}
-	return &LaunchError{Script: in.Generation.Script, Reason: cause.Error(), Output: in.output()}
+	return &LaunchError{Script: in.Generation.Script, Reason: cause.Error(), Output: in.output(), Stuck: in.stuck()}
 }

@@ -52,6 +52,7 @@ trap 'rmdir "$root"' EXIT
 case $MODE in
   dies) cat "$REPLY_FILE" >&2; exit 1;;
   "hangs once") test -e "$0.hung" || { : > "$0.hung"; exec sleep 1000; };;
+  hangs) exec sleep 1000;;
   lies) echo $PPID > "$file"; exec sleep 1000;;
 esac
 STANDIN=container "$BINARY" &
