@@ -64,6 +64,7 @@ type Deployment struct {
 	// Logger is told of each step; nil discards.
 	Logger *slog.Logger
 
+	live         string // the state directory of what this one runs beside; empty for none
 	socket       string // of Shepherd, inside the container; empty means shepherdSockets
 	unprivileged bool   // a test's launcher needs no root
 }

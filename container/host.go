@@ -73,13 +73,14 @@ func (d *Deployment) checkState(g *Generation) error {
 		if err != nil {
 			continue
 		}
-		shares, ours := d.sharesIn(line)
-		if ours {
+		shares, pidFile := sharesIn(line)
+		if below(pidFile, d.path("generations")) {
 			continue
 		}
+		relative := below(pidFile, d.path("beside")) || d.live != "" && below(pidFile, d.live)
 		for _, m := range g.Shares {
 			for _, other := range shares {
-				if overlap(m.Source, other) {
+				if overlap(m.Source, other) && !(relative && m.Concurrent) {
 					errs = append(errs, fmt.Errorf("container of launcher %d writes to %q: it and this one would destroy what they keep in %q", pid, other, m.Source))
 				}
 			}
@@ -88,9 +89,8 @@ func (d *Deployment) checkState(g *Generation) error {
 	return errors.Join(errs...)
 }
 
-// sharesIn returns the writable mounts of a run-container's command line;
-// ours is true if it is one of this deployment.
-func (d *Deployment) sharesIn(line []byte) (shares []string, ours bool) {
+// sharesIn returns the writable mounts of a run-container's command line, and its pid file.
+func sharesIn(line []byte) (shares []string, pidFile string) {
 	launcher := false
 	for argument := range bytes.SplitSeq(line, []byte{0}) {
 		name, value, _ := strings.Cut(string(argument), "=")
@@ -99,16 +99,18 @@ func (d *Deployment) sharesIn(line []byte) (shares []string, ours bool) {
 			source, _, _ := strings.Cut(value, "=")
 			shares = append(shares, source)
 		case "--pid-file":
-			launcher = true
-			ours = ours || strings.HasPrefix(value, d.path("generations")+"/")
+			launcher, pidFile = true, value
 		}
 		launcher = launcher || strings.HasSuffix(name, "-run-container")
 	}
 	if !launcher {
-		return nil, false
+		return nil, ""
 	}
-	return shares, ours
+	return shares, pidFile
 }
+
+// below reports whether a file is in a directory, or below one of it.
+func below(name, dir string) bool { return strings.HasPrefix(name, dir+"/") }
 
 // overlap reports whether one directory is, or is within, the other.
 func overlap(a, b string) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // Retention says which generations stay, with their roots, when a new one is confirmed.
@@ -109,8 +110,16 @@ func superfluous(all []*Generation, current int, keep Retention) []*Generation {
 // remove removes a generation's directory, and its root with it. What says that it is a
 // generation goes first, so that half a removal is none.
 func (d *Deployment) remove(g *Generation) error {
-	for _, name := range []string{"generation.json", "root", "log", "hooks.log", "waiting"} {
-		if err := os.Remove(d.generationPath(g.Number, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	aside, err := filepath.Glob(d.generationPath(g.Number, "log.*"))
+	if err != nil {
+		return err
+	}
+	names := []string{"generation.json", "root", "log", "hooks.log", "waiting"}
+	for i, name := range names {
+		names[i] = d.generationPath(g.Number, name)
+	}
+	for _, name := range append(names, aside...) {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -53,6 +53,9 @@ func TestRetention(t *testing.T) {
 	d := testDeployment(t)
 	d.Keep = Retention{Last: 2}
 	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	if err := os.WriteFile(d.generationPath(1, "log.1"), nil, 0o600); err != nil { // put aside
+		t.Fatal(err)
+	}
 	if err := d.Pin(1, true); err != nil {
 		t.Fatal(err)
 	}

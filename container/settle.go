@@ -61,6 +61,7 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	}
 	d.complain("settle the ledger", d.settleLedger(current))
 	d.complain("remove what is half made", d.sweep())
+	d.complain("stop what ran beside", d.sweepBeside(context.WithoutCancel(ctx)))
 	if err := d.stopHooks(context.WithoutCancel(ctx)); err != nil {
 		return standing{}, fmt.Errorf("end hooks that were left behind: %w", err)
 	}

@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 		os.Exit(containerMain(os.Getenv("MODE"), os.Getenv("SOCKET"), os.Getenv("REPLY_FILE")))
 	case "deployer":
 		os.Exit(deployerMain())
+	case "beside":
+		os.Exit(besideMain())
 	case "supervisor":
 		os.Exit(supervisorMain())
 	case "told":
