@@ -25,7 +25,7 @@ func (d *Deployment) startWith(ctx context.Context, g *Generation, r, main *reco
 	in := &Instance{Generation: g, d: d, record: r, main: main}
 	err := in.attempt(ctx)
 	if err != nil && err.hung && ctx.Err() == nil {
-		// A few launchers hang before there is a container, so nothing of it has run.
+		// It hangs before there is a container, so nothing of that has run: see launcherEnvironment.
 		d.log().Warn("starting the container once more", "deployment", d.Name, "generation", g.Number, "because", err.error)
 		err = in.attempt(ctx)
 	}
@@ -140,8 +140,12 @@ func (in *Instance) command() []string {
 
 // launcherEnvironment is the launcher's. It does not reach the container,
 // and nothing of ours should matter to it.
+//
+// Guile's garbage collector must have no thread of its own: the launcher makes the container's first process by a
+// bare clone system call, and what that thread has locked just then stays locked in the new
+// process for ever. It waits for it, and the launcher for it.
 func launcherEnvironment(tmp string) []string {
-	return append(os.Environ(), "TMPDIR="+tmp, "GUILE_AUTO_COMPILE=0")
+	return append(os.Environ(), "TMPDIR="+tmp, "GUILE_AUTO_COMPILE=0", "GC_MARKERS=1")
 }
 
 // awaitPID waits until the launcher has written the pid of the container's first

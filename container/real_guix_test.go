@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -124,6 +125,23 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 			t.Errorf("generation %+v", g)
 		}
 		answers(t, "one")
+	})
+
+	// Its garbage collector has no thread of its own: see launcherEnvironment.
+	t.Run("launcher", func(t *testing.T) {
+		in, err := d.Running()
+		if err != nil {
+			t.Fatal(err)
+		}
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", in.Launcher.PID))
+		if err != nil || len(threads) == 0 {
+			t.Errorf("threads %v, %v", threads, err)
+		}
+		for _, name := range threads {
+			if text := readFile(t, name); bytes.HasPrefix(text, []byte("GC-marker")) {
+				t.Errorf("the launcher has a thread %s", text)
+			}
+		}
 	})
 
 	t.Run("status", func(t *testing.T) {
