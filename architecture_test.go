@@ -60,6 +60,8 @@ var importers = map[string][]string{
 	"github.com/hashicorp/go-retryablehttp": {"substitute"},
 	"github.com/ulikunitz/xz":               {"substitute/lzip"},
 	"github.com/schollz/progressbar":        {"internal/cli"},
+	"github.com/vishvananda/netlink":        {"container"},
+	"github.com/vishvananda/netns":          {"container"},
 	"github.com/coreos/go-systemd":          {"container/systemd"},
 	"github.com/godbus/dbus":                {"container/systemd"},
 	// Two databases, ours and guix-daemon's, which have nothing in common.

@@ -38,6 +38,12 @@ func (s Schedule) withDefaults() Schedule {
 	return s
 }
 
+// ofOld is the schedule for a container that has come up long ago.
+func (s Schedule) ofOld() Schedule {
+	s.StartPeriod, s.Window = time.Nanosecond, time.Nanosecond
+	return s
+}
+
 // An UnhealthyError is a container that ran and did not become or stay healthy.
 type UnhealthyError struct {
 	Probe string // the last one that failed
@@ -60,7 +66,7 @@ func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule)
 	if len(probes) == 0 {
 		a.probes, a.memory = Probes{Alive{}, AllServices{}}, make([]any, 2)
 	}
-	a.probes = a.probes.expand(in.Generation.Environment.Settings)
+	a.probes = a.probes.expand(in.Generation.Environment)
 	a.begin = time.Now()
 	defer func() { in.Generation.Checked = a.checked }()
 	pause := time.NewTimer(0)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,8 @@ type Beside struct {
 	// Ports take the place of its own; empty means those of its other side, if it was to run in the
 	// mode [SideBySide] and its own are taken, or else its own.
 	Ports []int
+	// Address takes the place of that of its own network, likewise.
+	Address netip.Addr
 	// Settings are set, or set otherwise.
 	Settings map[string]string
 	// Sources are the directories of the host for some of its mounts, by their names.
@@ -58,7 +61,7 @@ func (d *Deployment) aside(number int, as Beside) (*Deployment, Revision, error)
 	if err != nil {
 		return nil, Revision{}, err
 	}
-	if in, err := d.Running(); err == nil && old.Switch.Mode == SideBySide && len(as.Ports) == 0 && old.sharesPort(in.Generation) {
+	if in, err := d.Running(); err == nil && old.Switch.Mode == SideBySide && len(as.Ports) == 0 && !as.Address.IsValid() && old.collides(in.Generation) {
 		old = old.other()
 	}
 	other := d.besideAt(number)
@@ -66,6 +69,9 @@ func (d *Deployment) aside(number int, as Beside) (*Deployment, Revision, error)
 	other.Schedule, other.Switch, other.ConfirmBy, other.Keep = old.Schedule, Switch{}, 0, Retention{}
 	if len(as.Ports) > 0 {
 		other.Environment.Ports = as.Ports
+	}
+	if as.Address.IsValid() {
+		other.Environment.Network.Address = as.Address
 	}
 	other.Environment.Settings = maps.Clone(old.Environment.Settings)
 	if other.Environment.Settings == nil {
@@ -86,11 +92,6 @@ func (d *Deployment) besideAt(number int) *Deployment {
 	other.Name = fmt.Sprintf("%s-beside-%d", d.Name, number)
 	other.Dir, other.live = d.path("beside", strconv.Itoa(number)), d.Dir
 	return &other
-}
-
-// sharesPort reports whether both want one port.
-func (g *Generation) sharesPort(h *Generation) bool {
-	return slices.ContainsFunc(g.Environment.Ports, func(port int) bool { return slices.Contains(h.Environment.Ports, port) })
 }
 
 func setSource(mounts []Mount, name, source string) bool {
@@ -161,6 +162,24 @@ func (d *Deployment) vanish(ctx context.Context, lock *filelock.Lock) error {
 		os.Remove(filepath.Dir(d.Dir))
 	}
 	return err
+}
+
+// lookedAt returns what runs beside and somebody looks after.
+func (d *Deployment) lookedAt() []*Instance {
+	var all []*Instance
+	found, _ := filepath.Glob(d.path("beside", "*"))
+	for _, name := range found {
+		number, err := strconv.Atoi(filepath.Base(name))
+		if err != nil {
+			continue
+		}
+		other := d.besideAt(number)
+		held, _ := other.Supervised()
+		if in, err := other.Running(); held && err == nil {
+			all = append(all, in)
+		}
+	}
+	return all
 }
 
 // sweepBeside clears away what ran beside and nobody looks after any more. Whoever calls it holds the lease.

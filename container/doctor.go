@@ -29,14 +29,18 @@ type Finding struct {
 // deployments are judged by their own state; what ought to run and does not is found, too.
 func Doctor(deployments ...*Deployment) ([]Finding, error) {
 	var found []Finding
-	known := make(map[int]bool)
+	known, units := make(map[int]bool), make(map[string]bool)
 	for _, d := range deployments {
 		f, err := d.examine()
 		if err != nil {
 			return found, err
 		}
+		beside := d.lookedAt()
 		if b, _ := d.kept(); b != nil {
-			known[b.Launcher.PID], known[b.Process.PID] = true, true
+			beside = append(beside, b)
+		}
+		for _, b := range beside {
+			known[b.Launcher.PID], known[b.Process.PID], units[b.unit().Name] = true, true, true
 		}
 		if f != nil {
 			found = append(found, *f)
@@ -50,12 +54,15 @@ func Doctor(deployments ...*Deployment) ([]Finding, error) {
 		}
 		known[0] = false
 	}
-	return append(found, unknownUnits(deployments, found)...), nil
+	for _, f := range found {
+		units[f.Unit] = true
+	}
+	return append(found, unknownUnits(deployments, units)...), nil
 }
 
-// unknownUnits returns what service managers run for us and none of the findings is about.
+// unknownUnits returns what service managers run for us and is not known.
 // One that does not answer runs nothing, or is said not to answer where it should.
-func unknownUnits(deployments []*Deployment, found []Finding) []Finding {
+func unknownUnits(deployments []*Deployment, known map[string]bool) []Finding {
 	ctx, cancel := context.WithTimeout(context.Background(), runnerTimeout)
 	defer cancel()
 	runners := make(map[string]Runner)
@@ -66,7 +73,7 @@ func unknownUnits(deployments []*Deployment, found []Finding) []Finding {
 	for _, runner := range slices.Sorted(maps.Keys(runners)) {
 		names, _ := runners[runner].Units(ctx)
 		for _, name := range names {
-			if slices.ContainsFunc(found, func(f Finding) bool { return f.Unit == name }) {
+			if known[name] {
 				continue
 			}
 			f := Finding{Unit: name}

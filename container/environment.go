@@ -37,6 +37,8 @@ type Environment struct {
 	// Ports are those of the host, TCP, that the container will listen on. That
 	// they are free is checked beforehand.
 	Ports []int `json:"ports,omitempty"`
+	// Network is the container's own, if it is to have one.
+	Network Network `json:"network,omitzero"`
 	// Limits hold for all processes of the container together.
 	Limits Limits `json:"limits,omitzero"`
 	// Runner names one of the deployment's Runners; empty means our own [Supervisor].

@@ -27,6 +27,7 @@ import (
 //	  (settings (URL "https://example.org"))
 //	  (secret "key" (file "/etc/keys/web"))
 //	  (ports 8080)
+//	  (network (address "10.77.0.2") (gateway "10.77.0.1")) ; of a system without network? only
 //	  (memory "8G")
 //	  (runner "systemd")
 //	  (probes (http "http://localhost:8080/version" (version-of "project") (within "2s"))
@@ -146,6 +147,7 @@ func fieldsOf(d *Deployment) table {
 		"secret…":         e.readSecret,
 		"target":          toText(&e.Target),
 		"ports":           e.readPorts,
+		"network":         e.Network.readNetwork,
 		"memory":          toSize(&e.Limits.Memory),
 		"tasks":           toInt(&e.Limits.Tasks),
 		"runner":          e.readRunner,

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ const sampleFile = `;; a deployment
  (settings (A "common") (B "common"))
  (schedule (start-period "90s") (threshold 5))
  (environment "cd"
+  (network (address "10.77.0.2") (gateway "10.77.0.1"))
   (settings (A "cd")))
  (environment "production"
   (mount "state" (source "/srv/state") (target "/var/lib/web") (writable? #t) (owner "web"))
@@ -30,7 +32,7 @@ const sampleFile = `;; a deployment
   (schedule (start-period "2m"))
   (probes (http "http://localhost/" (status 200) (contains "web") (within "2s") (version "1.2")
             (version-of "web") (header "X-Version") (inside? #t))
-          (tcp "localhost:443") (tcp "db:3306" (inside? #t)) (unix "/run/mysqld/mysqld.sock")
+          (http "http://${ADDRESS}:${PORT}/") (tcp "localhost:443") (tcp "db:3306" (inside? #t)) (unix "/run/mysqld/mysqld.sock")
           (command "check" "--all") (tls "example.org:443" (certificates "/etc/ca.pem") (valid-for "168h"))
           (dns "example.org" (within "500ms")) (process))))
 `
@@ -47,8 +49,9 @@ func TestReadFile(t *testing.T) {
 	common := Probes{AllServices{Except: []string{"nscd"}}, Services{Names: []string{"web"}}}
 	want := map[string]*Deployment{
 		"cd": {
-			Environment: Environment{Name: "cd", Settings: map[string]string{"A": "cd", "B": "common"}},
-			Probes:      common, Schedule: Schedule{StartPeriod: 90 * time.Second, Threshold: 5},
+			Environment: Environment{Name: "cd", Settings: map[string]string{"A": "cd", "B": "common"},
+				Network: Network{Address: netip.MustParseAddr("10.77.0.2"), Gateway: netip.MustParseAddr("10.77.0.1")}},
+			Probes: common, Schedule: Schedule{StartPeriod: 90 * time.Second, Threshold: 5},
 		},
 		"production": {
 			Shares:  []Mount{{Name: "state", Source: "/srv/state", Target: "/var/lib/web", Owner: "web"}},
@@ -61,13 +64,13 @@ func TestReadFile(t *testing.T) {
 			Probes: append(common[:2:2],
 				HTTP{URL: "http://localhost/", Status: 200, Contains: "web", Within: 2 * time.Second, Version: "1.2",
 					VersionOf: "web", Header: "X-Version", Inside: true},
-				TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
+				HTTP{URL: "http://${ADDRESS}:${PORT}/"}, TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
 				Command{[]string{"check", "--all"}}, TLS{Address: "example.org:443", Certificates: "/etc/ca.pem", ValidFor: 168 * time.Hour},
 				DNS{Name: "example.org", Within: 500 * time.Millisecond}, Alive{}),
 			Schedule: Schedule{StartPeriod: 2 * time.Minute, Threshold: 5},
 		},
 	}
-	if diff := cmp.Diff(want, f.Environments, ignore); diff != "" {
+	if diff := cmp.Diff(want, f.Environments, ignore, sameAddress); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if _, err := f.Environment("staging"); err == nil || !strings.Contains(err.Error(), "there are cd, production") {
@@ -96,6 +99,8 @@ func TestReadFileMistakes(t *testing.T) {
 		{around(`(mount "x" (source "/x") (owner "a"))`), `is read-only`},
 		{around(`(mount "x" (source "/x") (writable? yes))`), `d.scm:3:39: writable?: yes is neither #t nor #f`},
 		{around(`(secret "x")`), `has no file`},
+		{around(`(network (address "10.77.0.2"))`), `d.scm:3:3: network: needs an address and a gateway`},
+		{around(`(network (address "here") (gateway "10.77.0.1"))`), `d.scm:3:21: address: "here" is not an address`},
 		{around(`(memory "8X")`), `d.scm:3:11: memory: "8X" is not a size`},
 		{around(`(runner "docker")`), `d.scm:3:11: runner: "docker" is none of supervisor, systemd, shepherd`},
 		{around(`(memory "9999999999T")`), `is not a size`},

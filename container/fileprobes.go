@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net"
 	"net/url"
+	"os"
 	"path"
 )
 
@@ -73,7 +74,8 @@ func readHTTP(f form) (Probe, error) {
 	if err != nil {
 		return nil, err
 	}
-	if u, err := url.Parse(text); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+	example := os.Expand(text, func(string) string { return "1" }) // it is a setting, such as a port
+	if u, err := url.Parse(example); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, f.errorAt(0, "%q is not a URL of http or https", text)
 	}
 	p := HTTP{URL: text}

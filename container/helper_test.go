@@ -5,10 +5,13 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 // A probeFunc is a probe that calls a function.
@@ -18,6 +21,9 @@ func (f probeFunc) String() string { return "of a test" }
 func (f probeFunc) Check(context.Context, *Instance, any) (any, error) {
 	return nil, f()
 }
+
+// sameAddress is for comparing what has addresses in it.
+var sameAddress = gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 
 // checkNothingLeft checks that a stopped container is gone altogether.
 func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
@@ -33,6 +39,9 @@ func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
 	}
 	if _, err := os.Stat(in.runDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("directory is left: %v", err)
+	}
+	if _, err := net.InterfaceByName(in.wire()); err == nil {
+		t.Errorf("link %s is left", in.wire())
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

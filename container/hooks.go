@@ -23,7 +23,8 @@ import (
 //	GUIXCI_DEPLOYMENT, GUIXCI_ENVIRONMENT  their names
 //	GUIXCI_GENERATION, GUIXCI_SCRIPT       what is switched to; its store item
 //	GUIXCI_OLD_GENERATION, …               what is switched from, where there is something
-//	GUIXCI_PORTS, GUIXCI_ADDRESS           where the container listens, as far as known
+//	GUIXCI_PORTS, GUIXCI_ADDRESS           where the container listens; the address of its own
+//	                                       network, empty without one
 //	GUIXCI_MOUNT_NAME                      where the mount NAME is on the host
 //	GUIXCI_SETTING_NAME, GUIXCI_SECRET_NAME  the value of a setting; the file of a secret
 //
@@ -234,7 +235,12 @@ func (g *Generation) variables(prefix string) []string {
 	for _, port := range g.Environment.Ports {
 		ports = append(ports, strconv.Itoa(port))
 	}
+	address := ""
+	if n := g.Environment.Network; n.isPrivate() {
+		address = n.Address.String()
+	}
 	return []string{
+		prefix + "ADDRESS=" + address,
 		prefix + "GENERATION=" + strconv.Itoa(g.Number), prefix + "SCRIPT=" + g.Script,
 		prefix + "PORTS=" + strings.Join(ports, " "),
 	}

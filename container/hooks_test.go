@@ -295,7 +295,7 @@ func TestReadSwitch(t *testing.T) {
 	}
 	want := Switch{Snapshot: []string{"state"}, Hooks: []Hook{{Command: []string{"/bin/check"}, Live: true},
 		{Command: []string{"/bin/migrate", "--up"}, Timeout: 5 * time.Minute}}}
-	if diff := cmp.Diff(want, d.Switch); diff != "" {
+	if diff := cmp.Diff(want, d.Switch, sameAddress); diff != "" {
 		t.Error(diff)
 	}
 	for _, c := range []struct{ field, says string }{

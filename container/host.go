@@ -42,6 +42,9 @@ func checkNamespaces() error {
 // given become free.
 func checkPorts(g *Generation, was standing) error {
 	var errs []error
+	if g.Environment.Network.isPrivate() {
+		return nil // they are not those of the host
+	}
 	for _, port := range g.Environment.Ports {
 		if was.frees(port, g) {
 			continue

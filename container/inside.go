@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -155,26 +154,12 @@ func dialerIn(p Process) func(ctx context.Context, network, address string) (net
 	}
 }
 
-// dialIn connects to an address that is not a name. A thread enters the network namespace for
-// making the socket, which stays there, and ends: it is never used for anything else.
-func dialIn(ctx context.Context, p Process, network, address string) (net.Conn, error) {
-	ns, err := p.networkNamespace()
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(ns)
-	var conn net.Conn
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with its goroutine
-		if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			err = fmt.Errorf("enter network of process %d: %w", p.PID, err)
-			return
-		}
+// dialIn connects to an address that is not a name.
+func dialIn(ctx context.Context, p Process, network, address string) (conn net.Conn, err error) {
+	err = inNetwork(p, func() (err error) {
 		conn, err = new(net.Dialer).DialContext(ctx, network, address)
-	}()
-	<-done
+		return err
+	})
 	return conn, err
 }
 

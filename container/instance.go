@@ -161,7 +161,7 @@ var errStubborn = errors.New("it did not stop in time")
 const killTimeout = 30 * time.Second
 
 // kill ends all processes of the container and its launcher, if any, and removes what
-// they leave behind: control group, temporary directory, pid file.
+// they leave behind: control group, wire, temporary directory, pid file.
 func (in *Instance) kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, fmt.Errorf("still there %v after SIGKILL", killTimeout))
 	defer cancel()
@@ -175,7 +175,7 @@ func (in *Instance) kill(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("process %d: %w", p.PID, err))
 		}
 	}
-	return errors.Join(append(errs, removeRunDir(in.runDir()))...)
+	return errors.Join(append(errs, in.disconnect(), removeRunDir(in.runDir()))...)
 }
 
 // stopUnit has the runner clear away what it knows of.

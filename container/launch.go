@@ -50,6 +50,9 @@ func (in *Instance) attempt(ctx context.Context) *failedStart {
 		err = in.awaitPID(limited)
 	}
 	if err == nil {
+		err = in.connect()
+	}
+	if err == nil {
 		return nil
 	}
 	_, said := os.Stat(in.pidFile())

@@ -11,7 +11,7 @@ import (
 
 // A RefusalError is something that run-container accepts and that then ends badly.
 type RefusalError struct {
-	Check string // a word: script, mount, environment, port, state, ids, owner, fetch, disk, hook, snapshot, namespaces, privilege
+	Check string // a word: script, mount, environment, runner, port, network, state, ids, owner, fetch, disk, hook, snapshot, namespaces, privilege
 	Err   error
 }
 
@@ -41,6 +41,7 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	}
 	refuse("mount", checkTargets(g))
 	refuse("port", checkPorts(g, was))
+	refuse("network", checkNetwork(g, was))
 	refuse("state", d.checkState(g))
 	refuse("state", checkConcurrent(g, was))
 	refuse("hook", checkBeside(g))

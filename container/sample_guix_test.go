@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -18,11 +20,16 @@ import (
 )
 
 // sampleVariants are the systems of testdata/sample-system.scm that tests run: what they greet with,
-// and their mode.
-var sampleVariants = []struct{ name, mode string }{
-	{"one", "works"}, {"two", "works"}, {"fails", "fails"}, {"dies", "dies"},
-	{"told", "told"}, {"told too", "told"},
-	{"fetches", "fetches"}, {"keeper", "keeper"}, {"keeper second", "keeper-second"},
+// their mode, and whether they have a network of their own.
+var sampleVariants = []struct {
+	name, mode string
+	private    bool
+}{
+	{name: "one", mode: "works"}, {name: "two", mode: "works"}, {name: "fails", mode: "fails"}, {name: "dies", mode: "dies"},
+	{name: "told", mode: "told"}, {name: "told too", mode: "told"},
+	{name: "fetches", mode: "fetches"}, {name: "keeper", mode: "keeper"}, {name: "keeper second", mode: "keeper-second"},
+	{name: "own one", mode: "works", private: true}, {name: "own two", mode: "works", private: true}, {name: "own told", mode: "told", private: true},
+	{name: "own told too", mode: "told", private: true},
 }
 
 // samples returns the run-container of each variant, by its greeting. Guix builds them
@@ -40,7 +47,7 @@ func samples(t *testing.T) map[string]string {
 var buildSamples = sync.OnceValues(func() (map[string]string, error) {
 	args := []string{"build", "--load-path=testdata"}
 	for _, v := range sampleVariants {
-		args = append(args, "--expression="+sampleExpression(v.name, v.mode).String())
+		args = append(args, "--expression="+sampleExpression(v.name, v.mode, v.private).String())
 	}
 	home, err := os.MkdirTemp("", "guixci")
 	if err != nil {
@@ -63,17 +70,28 @@ var buildSamples = sync.OnceValues(func() (map[string]string, error) {
 	return scripts, nil
 })
 
-// sampleExpression is what "guix system container --network" evaluates:
+// sampleExpression is what "guix system container --network", or, if it is private, the same without --network, evaluates:
 // (lambda () (container-script (sample-system #:greeting "one" #:mode 'works) #:shared-network? #t)).
-func sampleExpression(greeting, mode string) sexp.Value {
+func sampleExpression(greeting, mode string, private bool) sexp.Value {
 	from := func(name sexp.Symbol, module ...sexp.Value) sexp.Value {
 		return sexp.L(sexp.Symbol("@"), sexp.L(module...), name)
 	}
 	system := sexp.L(from("sample-system", sexp.Symbol("sample-system")),
 		sexp.Keyword("greeting"), sexp.String(greeting), sexp.Keyword("mode"), sexp.Quote(sexp.Symbol(mode)))
 	script := sexp.L(from("container-script", sexp.Symbol("gnu"), sexp.Symbol("system"), sexp.Symbol("linux-container")),
-		system, sexp.Keyword("shared-network?"), sexp.Bool(true))
+		system, sexp.Keyword("shared-network?"), sexp.Bool(!private))
 	return sexp.L(sexp.Symbol("lambda"), sexp.L(), script)
+}
+
+// freeAddress returns an address that nobody has, of a network that is nobody's but these tests'.
+func freeAddress(t *testing.T) netip.Addr {
+	t.Helper()
+	for {
+		a := netip.AddrFrom4([4]byte{10, byte(200 + rand.IntN(50)), byte(rand.IntN(256)), byte(1 + rand.IntN(250))})
+		if checkAddress(a) == nil {
+			return a
+		}
+	}
 }
 
 // realDeployment returns a deployment of samples that serve HTTP on a port of their own and keep

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -25,7 +26,10 @@ const (
 // An Alternate is where every other generation listens in the mode [SideBySide].
 type Alternate struct {
 	// Ports take the place of those of the environment. None of those may be among them.
+	// A container with a network of its own may leave them as they are: empty.
 	Ports []int `json:"ports,omitempty"`
+	// Address takes the place of that of its own network.
+	Address netip.Addr `json:"address,omitzero"`
 	// Settings take the place of some of the environment, to tell the system of it.
 	Settings map[string]string `json:"settings,omitempty"`
 }
@@ -43,7 +47,12 @@ var (
 func (g *Generation) other() *Generation {
 	o := *g
 	a := g.Switch.Alternate
-	o.Environment.Ports, o.Switch.Alternate.Ports = a.Ports, g.Environment.Ports
+	if len(a.Ports) > 0 {
+		o.Environment.Ports, o.Switch.Alternate.Ports = a.Ports, g.Environment.Ports
+	}
+	if g.Environment.Network.isPrivate() {
+		o.Environment.Network.Address, o.Switch.Alternate.Address = a.Address, g.Environment.Network.Address
+	}
 	o.Environment.Settings, o.Switch.Alternate.Settings = maps.Clone(g.Environment.Settings), maps.Clone(a.Settings)
 	if o.Environment.Settings == nil {
 		o.Environment.Settings = make(map[string]string)
@@ -72,11 +81,19 @@ func (d *Deployment) next(rev Revision, was standing) *Generation {
 	if !g.beside(was) {
 		return g
 	}
-	taken := was.running.Generation.Environment.Ports
-	if slices.ContainsFunc(g.Environment.Ports, func(port int) bool { return slices.Contains(taken, port) }) {
+	if g.collides(was.running.Generation) {
 		return g.other()
 	}
 	return g
+}
+
+// collides reports whether both want to be at the same place.
+func (g *Generation) collides(h *Generation) bool {
+	a, b := g.Environment, h.Environment
+	if a.Network.isPrivate() || b.Network.isPrivate() {
+		return a.Network.Address == b.Network.Address
+	}
+	return slices.ContainsFunc(a.Ports, func(port int) bool { return slices.Contains(b.Ports, port) })
 }
 
 // checkBeside returns why two generations cannot run at the same time.
@@ -86,8 +103,15 @@ func checkBeside(g *Generation) error {
 	}
 	s, e := g.Switch, g.Environment
 	var errs []error
-	if s.Traffic == nil || len(s.Alternate.Ports) == 0 || len(e.Ports) == 0 {
+	switch private := e.Network.isPrivate(); {
+	case private && (s.Traffic == nil || !s.Alternate.Address.IsValid() || len(e.Ports) == 0):
+		errs = append(errs, errors.New("side by side with a network takes ports, another address, and a hook that moves the traffic"))
+	case private && (s.Alternate.Address == e.Network.Address || s.Alternate.Address.Is4() != e.Network.Address.Is4()):
+		errs = append(errs, fmt.Errorf("address %v cannot be the other one of %v", s.Alternate.Address, e.Network.Address))
+	case !private && (s.Traffic == nil || len(s.Alternate.Ports) == 0 || len(e.Ports) == 0):
 		errs = append(errs, errors.New("side by side takes ports, other ports, and a hook that moves the traffic"))
+	case !private && s.Alternate.Address.IsValid():
+		errs = append(errs, errors.New("another address is for a container with a network of its own"))
 	}
 	for _, port := range s.Alternate.Ports {
 		if slices.Contains(e.Ports, port) {
@@ -239,9 +263,7 @@ func (d *Deployment) comeBack(ctx context.Context, rev Revision, was standing) (
 		return nil, nil
 	}
 	in := was.beside
-	schedule := in.Generation.Schedule
-	schedule.StartPeriod, schedule.Window = time.Nanosecond, time.Nanosecond // it has come up long ago
-	if err := in.await(ctx, in.Generation.Probes, schedule); err != nil {
+	if err := in.await(ctx, in.Generation.Probes, in.Generation.Schedule.ofOld()); err != nil {
 		d.log().Warn("the generation that was kept is not well", "generation", in.Generation.Number, "error", err)
 		return nil, nil
 	}
@@ -328,7 +350,7 @@ func (in *Instance) drain(ctx context.Context, moved time.Time) error {
 	log := in.d.log().With("generation", in.Generation.Number)
 	told := false
 	awaitQuiet(limited, moved, func() bool {
-		some, err := connected(in.Generation.Environment.Ports)
+		some, err := in.connected()
 		if err != nil && !told {
 			log.Warn("who is connected cannot be found out: waiting as long as a drain may take", "error", err)
 		} else if some && !told {
@@ -368,11 +390,15 @@ func awaitQuiet(ctx context.Context, since time.Time, busy func() bool) {
 	}
 }
 
-// expand replaces ${NAME} in what is asked by the setting NAME: it is another one on other ports.
-func (p Probes) expand(settings map[string]string) Probes {
+// expand replaces ${NAME} in what is asked by the setting NAME: it is another one on other ports. Without such a
+// setting ${ADDRESS} is that of the container's own network.
+func (p Probes) expand(e Environment) Probes {
 	value := func(name string) string {
-		if v, ok := settings[name]; ok {
+		if v, ok := e.Settings[name]; ok {
 			return v
+		}
+		if name == "ADDRESS" && e.Network.isPrivate() {
+			return e.Network.Address.String()
 		}
 		return "${" + name + "}"
 	}
@@ -397,10 +423,10 @@ func (s *Switch) readBeside(f form) error {
 	var other Environment
 	err := f.fields(0, table{
 		"move-traffic": func(f form) (err error) { traffic, err = readHook(f, table{}); return err },
-		"ports":        other.readPorts, "settings": other.readSettings,
+		"ports":        other.readPorts, "settings": other.readSettings, "address": toAddress(&s.Alternate.Address),
 		"drain": toDuration(&s.Drain), "stop-old?": toBool(&s.StopOld),
 	})
-	s.Alternate = Alternate{Ports: other.Ports, Settings: other.Settings}
+	s.Alternate.Ports, s.Alternate.Settings = other.Ports, other.Settings
 	if err == nil && len(traffic.Command) == 0 {
 		err = f.errorf("has no hook move-traffic")
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
-// A proxy is what a web server is to its upstream: each new connection goes to the port
+// A proxy is what a web server is to its upstream: each new connection goes to the address
 // that a file names, which the hook exchanges.
 type proxy struct {
 	net.Listener
@@ -46,11 +46,11 @@ func startProxy(t *testing.T, target string) *proxy {
 
 func (p *proxy) forward(from *net.TCPConn) {
 	defer from.Close()
-	port, err := os.ReadFile(p.target)
+	address, err := os.ReadFile(p.target)
 	if err != nil {
 		return
 	}
-	to, err := net.Dial("tcp", "127.0.0.1:"+strings.TrimSpace(string(port)))
+	to, err := net.Dial("tcp", strings.TrimSpace(string(address)))
 	if err != nil {
 		return
 	}
@@ -116,13 +116,31 @@ func (c *crowd) ask(client *http.Client, url string) {
 func TestSideBySideLosesNothing(t *testing.T) {
 	guixtest.Require(t)
 	scripts := samples(t)
-	d, _ := realDeployment(t)
-	target := filepath.Join(t.TempDir(), "target")
-	one, two := guixtest.FreePort(t), guixtest.FreePort(t)
-	setBeside(d, target, one, two)
-	d.Switch.Traffic.Command = []string{"/bin/sh", "-c", `echo "$GUIXCI_PORTS" > "$0.new" && mv "$0.new" "$0"`, target}
+	t.Run("ports", func(t *testing.T) {
+		d, _ := realDeployment(t)
+		target := filepath.Join(t.TempDir(), "target")
+		setBeside(d, target, guixtest.FreePort(t), guixtest.FreePort(t))
+		d.Probes = Probes{AllServices{}, HTTP{URL: "http://127.0.0.1:${PORT}/"}}
+		losesNothing(t, d, target, scripts, "one", "two", "told")
+	})
+	t.Run("network", func(t *testing.T) {
+		d, _ := realDeployment(t)
+		target := filepath.Join(t.TempDir(), "target")
+		port := guixtest.FreePort(t)
+		setBeside(d, target, port, 0)
+		d.Environment.Network = Network{Address: freeAddress(t), Gateway: freeAddress(t)}
+		d.Environment.Settings["LISTEN"] = "0.0.0.0"
+		d.Switch.Alternate = Alternate{Address: freeAddress(t)}
+		d.Probes = Probes{AllServices{}, HTTP{URL: "http://${ADDRESS}:${PORT}/"},
+			HTTP{URL: fmt.Sprintf("http://127.0.0.1:%d/", port), Inside: true}}
+		losesNothing(t, d, target, scripts, "own one", "own two", "own told")
+	})
+}
+
+func losesNothing(t *testing.T, d *Deployment, target string, scripts map[string]string, one, two, three string) {
+	d.Switch.Traffic.Command = []string{"/bin/sh", "-c",
+		`echo "${GUIXCI_ADDRESS:-127.0.0.1}:$GUIXCI_PORTS" > "$0.new" && mv "$0.new" "$0"`, target}
 	d.Shares[0].Concurrent = true
-	d.Probes = Probes{AllServices{}, HTTP{URL: "http://127.0.0.1:${PORT}/"}}
 	apply := func(name string) *Generation {
 		t.Helper()
 		g, err := d.Apply(t.Context(), Revision{Script: scripts[name]})
@@ -131,13 +149,17 @@ func TestSideBySideLosesNothing(t *testing.T) {
 		}
 		return g
 	}
-	apply("one")
+	apply(one)
 	old, err := d.Running()
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := startCrowd(t, "http://"+startProxy(t, target).Addr().String()+"/")
-	apply("two")
+	apply(two)
+	kept, err := d.Running()
+	if err != nil {
+		t.Fatal(err)
+	}
 	begin := time.Now()
 	if _, err := d.RollBack(t.Context(), 0, Revision{}); err != nil {
 		t.Fatal(err)
@@ -147,12 +169,13 @@ func TestSideBySideLosesNothing(t *testing.T) {
 		t.Errorf("%+v, %v", in, err)
 	}
 	d.Switch.StopOld = true
-	apply("told")
+	apply(three)
 	checkNothingLeft(t, d, old)
+	checkNothingLeft(t, d, kept)
 	c.stop()
 	c.wait.Wait()
 	t.Logf("answers %v", c.answers)
-	if len(c.lost) > 0 || c.answers["one"] == 0 || c.answers["told"] == 0 {
+	if len(c.lost) > 0 || c.answers[one] == 0 || c.answers[three] == 0 {
 		t.Errorf("%d requests were lost, such as by %v; answers %v", len(c.lost), c.lost[:min(3, len(c.lost))], c.answers)
 	}
 }

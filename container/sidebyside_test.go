@@ -19,6 +19,7 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -217,6 +218,7 @@ func TestSideBySidePreflight(t *testing.T) {
 		t.Fatal(err)
 	}
 	current.Shares = []Mount{{Name: "state", Source: dir, Target: "/srv"}}
+	network := Network{freeAddress(t), freeAddress(t)}
 	if err := d.writeGeneration(current); err != nil {
 		t.Fatal(err)
 	}
@@ -229,6 +231,19 @@ func TestSideBySidePreflight(t *testing.T) {
 		{func(e *Deployment) { e.Switch.Alternate.Ports = e.Environment.Ports }, "cannot be the other port of itself"},
 		{func(e *Deployment) { e.Switch.Alternate.Settings = map[string]string{"NEW": "1"} }, `setting "NEW" needs a value`},
 		{func(e *Deployment) { e.Switch.Snapshot = []string{"state"} }, "the old generation goes on"},
+		{func(e *Deployment) { e.Switch.Alternate.Address = freeAddress(t) }, "is for a container with a network of its own"},
+		{func(e *Deployment) { e.Environment.Network = network }, "side by side with a network takes"},
+		{func(e *Deployment) {
+			e.Environment.Network, e.Switch.Alternate.Address = network, network.Address
+		}, "cannot be the other one of"},
+		{func(e *Deployment) {
+			e.Environment.Network, e.Switch.Alternate = network, Alternate{Address: freeAddress(t)}
+		}, ""},
+		{func(e *Deployment) { e.Environment.Network.Gateway = network.Gateway }, "an address and another one of the same kind"},
+		{func(e *Deployment) { // it would be started again without a wire
+			e.Environment.Network, e.Environment.Runner, e.Switch = network, "other", Switch{}
+			e.Runners = map[string]Runner{"other": new(Supervisor)}
+		}, `runner "other" may start the container by itself`},
 		{func(e *Deployment) { e.Shares = []Mount{{Name: "state", Source: dir, Target: "/srv"}} }, "at the same time"},
 		{func(e *Deployment) {
 			e.Shares = []Mount{{Name: "state", Source: dir, Target: "/srv", Concurrent: true}}
@@ -321,9 +336,11 @@ func startQueue(t *testing.T, port int) *queue {
 		})
 	}
 	eventually(t, func() error {
-		here := func(netip.Addr) bool { return true }
-		if some, err := anySocket(unix.AF_INET, 1<<unix.BPF_TCP_SYN_SENT, 0, port, here); !some || err != nil {
-			return fmt.Errorf("somebody knocks: %v, %v", some, err)
+		all, err := sockets()
+		if !slices.ContainsFunc(all, func(s *netlink.Socket) bool {
+			return s.State == unix.BPF_TCP_SYN_SENT && int(s.ID.DestinationPort) == port
+		}) {
+			return fmt.Errorf("nobody knocks (%v)", err)
 		}
 		return nil
 	})
@@ -525,13 +542,14 @@ func TestReadSideBySide(t *testing.T) {
 		return file.Environment("a")
 	}
 	d, err := read(`(side-by-side (move-traffic "/bin/move" "now" (timeout "5s")) (ports 81)
-  (settings (PORT "81")) (drain "1m") (stop-old? #t))`)
+  (address "10.77.0.3") (settings (PORT "81")) (drain "1m") (stop-old? #t))`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Switch{Mode: SideBySide, Traffic: &Hook{Command: []string{"/bin/move", "now"}, Timeout: 5 * time.Second},
-		Alternate: Alternate{Ports: []int{81}, Settings: map[string]string{"PORT": "81"}}, Drain: time.Minute, StopOld: true}
-	if diff := gocmp.Diff(want, d.Switch); diff != "" {
+		Alternate: Alternate{Ports: []int{81}, Address: netip.MustParseAddr("10.77.0.3"), Settings: map[string]string{"PORT": "81"}},
+		Drain:     time.Minute, StopOld: true}
+	if diff := gocmp.Diff(want, d.Switch, sameAddress); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := read(`(side-by-side (ports 81))`); err == nil || err.Error() != "d.scm:2:2: side-by-side: has no hook move-traffic" {

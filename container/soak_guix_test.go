@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +37,26 @@ type realSamples struct {
 func TestRealSoak(t *testing.T) {
 	built := samples(t)
 	d, _ := realDeployment(t)
-	r := &realSamples{T: t, scripts: []string{built["told"], built["told too"]}, disk: mountTmpfs(t, "32M")}
+	soakReal(t, d, built["told"], built["told too"])
+}
+
+// TestRealSoakBeside is the same with containers that follow each other side by side, each with a network of its
+// own. Their counters share a state that is not made for that: whether it is whole is not looked at.
+func TestRealSoakBeside(t *testing.T) {
+	built := samples(t)
+	d, url := realDeployment(t)
+	d.Environment.Network = Network{Address: freeAddress(t), Gateway: freeAddress(t)}
+	d.Environment.Ports = []int{mustAtoi(t, d.Environment.Settings["PORT"])}
+	d.Environment.Settings["LISTEN"] = "0.0.0.0"
+	d.Shares[0].Concurrent = true
+	d.Probes = Probes{AllServices{}, HTTP{URL: strings.Replace(url, "127.0.0.1", "${ADDRESS}", 1)}}
+	d.Switch = Switch{Mode: SideBySide, StopOld: true, Alternate: Alternate{Address: freeAddress(t)},
+		Traffic: &Hook{Command: []string{"/bin/sh", "-c", `echo "$GUIXCI_ADDRESS" > "$0"`, filepath.Join(t.TempDir(), "target")}}}
+	soakReal(t, d, built["own told"], built["own told too"])
+}
+
+func soakReal(t *testing.T, d *Deployment, scripts ...string) {
+	r := &realSamples{T: t, scripts: scripts, disk: mountTmpfs(t, "32M")}
 	d.Dir, d.Shares[0].Source = filepath.Join(r.disk, "deployment"), filepath.Join(r.disk, "state")
 	if err := os.Mkdir(d.Shares[0].Source, 0o700); err != nil {
 		t.Fatal(err)
@@ -42,13 +64,13 @@ func TestRealSoak(t *testing.T) {
 	d.MinFree = 4 << 20
 	d.Keep = Retention{Last: 5}
 	d.Schedule = Schedule{StartPeriod: 10 * time.Second, Interval: 100 * time.Millisecond, Window: 300 * time.Millisecond}
-	d.Logger = nil // of hundreds of deploys
+	d.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})) // of hundreds of deploys
 	r.derivation, r.promised = brokenDerivation(t)
 	t.Cleanup(func() { // before the disk goes
 		if err := d.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}
-		r.checkHost(&soak{T: t, d: d}, nil)
+		r.checkHost(&soak{T: t, d: d})
 	})
 	runSoak(t, d, r)
 }
@@ -77,7 +99,8 @@ func brokenDerivation(t *testing.T) (derivation, output string) {
 func (r *realSamples) change(s *soak, behaviour string) (*Deployment, Revision) {
 	d := *s.d
 	r.changes++
-	settings := map[string]string{"PORT": d.Environment.Settings["PORT"], "CHANGE": fmt.Sprint(r.changes)}
+	settings := maps.Clone(d.Environment.Settings)
+	settings["CHANGE"] = fmt.Sprint(r.changes)
 	rev := Revision{Script: r.scripts[r.changes%2], Who: "soak", Why: behaviour}
 	quick := d.Schedule // for what never becomes healthy
 	quick.StartPeriod = 3 * time.Second
@@ -151,7 +174,7 @@ func toldMain() error {
 	}
 	g := what.As
 	d := &Deployment{Name: what.Name, Dir: what.Dir, MinFree: what.MinFree, Keep: what.Keep, Shares: g.Shares, Exposes: g.Exposes,
-		Environment: g.Environment, Probes: g.Probes, Schedule: g.Schedule}
+		Environment: g.Environment, Probes: g.Probes, Schedule: g.Schedule, Switch: g.Switch}
 	_, err := d.Apply(context.Background(), Revision{Script: g.Script, Who: "soak", Why: "to be killed"})
 	return err
 }
@@ -203,17 +226,24 @@ func (r *realSamples) diskFull(s *soak) {
 
 // reboot: nothing is there any more but what is on disks, and pids mean other processes.
 func (r *realSamples) reboot(s *soak) {
-	in := s.running()
+	all := s.instances()
 	s.machineDown()
-	if err := os.RemoveAll(filepath.Join(in.runDir(), "tmp")); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
-		s.Error(err)
-	}
-	if h, err := recall(in.unit()); err == nil {
-		if err := h.Group.Remove(context.Background()); err != nil { // cgroups are of a boot
+	names := []string{s.d.path("running.json")}
+	for _, in := range all {
+		if err := os.RemoveAll(filepath.Join(in.runDir(), "tmp")); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
 			s.Error(err)
 		}
+		if h, err := recall(in.unit()); err == nil {
+			if err := h.Group.Remove(context.Background()); err != nil { // cgroups are of a boot
+				s.Error(err)
+			}
+		}
+		if err := in.disconnect(); err != nil { // so are links
+			s.Error(err)
+		}
+		names = append(names, heldFile(in.unit()))
 	}
-	for _, name := range []string{s.d.path("running.json"), heldFile(in.unit())} {
+	for _, name := range names {
 		text := bytes.ReplaceAll(readFile(s.T, name), []byte(bootID()), []byte("of another boot"))
 		if err := os.WriteFile(name, text, 0o600); err != nil {
 			s.Fatal(err)
@@ -224,9 +254,16 @@ func (r *realSamples) reboot(s *soak) {
 // check: all services are well, the state is whole, and nothing else of the deployment is on this machine.
 func (r *realSamples) check(s *soak, in *Instance) {
 	s.Helper()
-	for _, p := range in.Generation.Probes {
+	for _, p := range in.Generation.Probes.expand(in.Generation.Environment) {
 		eventually(s.T, func() error { _, err := p.Check(context.Background(), in, nil); return err })
 	}
+	r.checkState(s)
+	r.checkHost(s, s.instances()...)
+}
+
+// checkState: the counter goes on where it was, unless it has not been alone.
+func (r *realSamples) checkState(s *soak) {
+	s.Helper()
 	count := len(numbers(s.T, s.d))
 	eventually(s.T, func() error {
 		if len(numbers(s.T, s.d)) == count {
@@ -234,37 +271,41 @@ func (r *realSamples) check(s *soak, in *Instance) {
 		}
 		return nil
 	})
+	if s.d.Switch.Mode == SideBySide {
+		return
+	}
 	if err := checkJournal(numbers(s.T, s.d)); err != nil {
 		s.Error(err)
 	}
-	r.checkHost(s, in)
 }
 
-// checkHost looks for mounts, processes, control groups and files that are left; in is what may be there,
-// nil for nothing.
-func (r *realSamples) checkHost(s *soak, in *Instance) {
+// checkHost looks for mounts, processes, control groups, links and files that are left beside those of
+// what runs.
+func (r *realSamples) checkHost(s *soak, running ...*Instance) {
 	s.Helper()
-	var wantNamespaces, wantLaunchers int
-	if in != nil {
-		wantNamespaces, wantLaunchers = 1, 1
-	}
 	namespaces, launchers := r.traces(s.d)
-	if len(namespaces) != wantNamespaces {
+	if len(namespaces) != len(running) {
 		s.Errorf("%d containers see the state: %v", len(namespaces), namespaces)
 	}
-	if len(launchers) != wantLaunchers {
+	if len(launchers) != len(running) {
 		s.Errorf("launchers %v", launchers)
 	}
 	if mounts := strings.Count(string(readFile(s.T, "/proc/self/mountinfo")), " "+r.disk); mounts != 1 {
 		s.Errorf("%d mounts at the disk of the deployment", mounts)
 	}
+	belongs := func(f func(*Instance) bool) bool { return slices.ContainsFunc(running, f) }
 	for _, group := range groupsOf(s.d) {
-		if in == nil || filepath.Base(group) != in.unit().Name {
+		if !belongs(func(in *Instance) bool { return filepath.Base(group) == in.unit().Name }) {
 			s.Errorf("control group %s is left", group)
 		}
 	}
+	for _, wire := range r.wires(s.d) {
+		if !belongs(func(in *Instance) bool { return wire == in.wire() }) {
+			s.Errorf("link %s is left", wire)
+		}
+	}
 	filepath.WalkDir(s.d.Dir, func(name string, e fs.DirEntry, err error) error {
-		if in != nil && name == in.runDir() {
+		if belongs(func(in *Instance) bool { return name == in.runDir() }) {
 			return fs.SkipDir
 		}
 		if err == nil && (strings.HasPrefix(e.Name(), ".") || e.Name() == "run" || strings.HasPrefix(e.Name(), "guix-directory")) {
@@ -272,11 +313,23 @@ func (r *realSamples) checkHost(s *soak, in *Instance) {
 		}
 		return err
 	})
-	if in != nil {
+	for _, in := range running {
 		if roots, _ := filepath.Glob(filepath.Join(in.runDir(), "tmp", "*")); len(roots) > 1 {
 			s.Errorf("temporary directories %q", roots)
 		}
 	}
+}
+
+// wires returns the links of all generations there could be.
+func (r *realSamples) wires(d *Deployment) []string {
+	var found []string
+	for number := range r.changes + 1 {
+		in := &Instance{Generation: &Generation{Number: number}, d: d}
+		if _, err := net.InterfaceByName(in.wire()); err == nil {
+			found = append(found, in.wire())
+		}
+	}
+	return found
 }
 
 // traces returns the mount namespaces that have something of the disk at a place of a container, with a process

@@ -19,6 +19,7 @@ type soak struct {
 	random *rand.Rand
 	sample sample
 	good   *Generation // what must run in the end
+	undone Outcome     // of a revision that does not come up, with something to go back to
 }
 
 // A sample is what is deployed: stand-ins, or real containers.
@@ -67,7 +68,7 @@ func (s *soak) fails(behaviour string) {
 	s.Helper()
 	d, rev := s.sample.change(s, behaviour)
 	_, err := d.Apply(context.Background(), rev)
-	wantOutcome(s.T, err, RolledBack)
+	wantOutcome(s.T, err, s.undone)
 }
 
 func (s *soak) unconfirmed() {
@@ -128,12 +129,26 @@ func (s *soak) launcherKilled() {
 
 // machineDown: all processes are gone, and nobody has had time to write anything down.
 func (s *soak) machineDown() {
-	in := s.running()
-	for _, p := range []Process{in.Launcher, in.Process} {
-		if err := errors.Join(p.signal(9), p.wait(context.Background())); err != nil {
-			s.Error(err)
+	for _, in := range s.instances() {
+		for _, p := range []Process{in.Launcher, in.Process} {
+			if err := errors.Join(p.signal(9), p.wait(context.Background())); err != nil {
+				s.Error(err)
+			}
 		}
 	}
+}
+
+// instances returns what runs, and what is kept beside it, if anything is.
+func (s *soak) instances() []*Instance {
+	s.Helper()
+	kept, err := s.d.kept()
+	if err != nil {
+		s.Fatal(err)
+	}
+	if kept == nil {
+		return []*Instance{s.running()}
+	}
+	return []*Instance{s.running(), kept}
 }
 
 // two deployers at once: one is refused, or comes second.
@@ -169,7 +184,10 @@ func runSoak(t *testing.T, d *Deployment, sample sample) {
 	rounds := number("GUIXCI_SOAK", 20)
 	seed := number("GUIXCI_SOAK_SEED", 1)
 	t.Logf("seed %d", seed)
-	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample}
+	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample, undone: RolledBack}
+	if d.Switch.Mode == SideBySide {
+		s.undone = Kept
+	}
 	all := sample.faults()
 	for name, fault := range faults {
 		all[name] = fault
@@ -210,6 +228,9 @@ func (s *soak) check() {
 		s.Fatal(err)
 	}
 	in := checkRuns(s.T, s.d, s.good)
+	if n := len(s.instances()); n > 1 && s.d.Switch.Mode != SideBySide {
+		s.Errorf("%d containers run", n)
+	}
 	s.checkLedger()
 	all, err := s.d.Generations()
 	if err != nil {
@@ -217,7 +238,7 @@ func (s *soak) check() {
 	}
 	for _, g := range all {
 		other := &Instance{Generation: g, d: s.d}
-		if g.Number == in.Generation.Number {
+		if slices.ContainsFunc(s.instances(), func(i *Instance) bool { return i.Generation.Number == g.Number }) {
 			continue
 		}
 		if found := launchersOf(other.pidFile()); len(found) > 0 {

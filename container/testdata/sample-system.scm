@@ -24,8 +24,8 @@
         (if (file-exists? file) (call-with-input-file file value) default))))
 
 (define (web port greeting)
-  "A server that answers GREETING on PORT, or on that of the setting PORT.  With
-the setting FLAPS=N every Nth answer is a failure; /slow takes a second."
+  "A server that answers GREETING on PORT, or on that of the setting PORT, at the
+address of the setting LISTEN, or to this machine only.  With the setting FLAPS=N every Nth answer is a failure; /slow takes a second."
   (program-file "sample-web"
     #~(begin
         (use-modules (web server) (web request) (web response) (web uri))
@@ -37,7 +37,8 @@ the setting FLAPS=N every Nth answer is a failure; /slow takes a second."
                                   #:headers '((content-type . (text/plain))))
                   #$greeting (+ count 1)))
         (run-server handle 'http
-                    (list #:port (string->number (setting "PORT" (number->string #$port))))
+                    (list #:port (string->number (setting "PORT" (number->string #$port)))
+                          #:addr (inet-pton AF_INET (setting "LISTEN" "127.0.0.1")))
                     1))))
 
 (define (counter)

@@ -1,0 +1,87 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A container with a network of its own is reached at its address, reaches the host, and has ports of its own.
+// What the preflight refuses ends as is shown first.
+func TestRealNetwork(t *testing.T) {
+	t.Parallel()
+	scripts := samples(t)
+	d, url := realDeployment(t)
+	address, gateway := freeAddress(t), freeAddress(t)
+	listen := func(d *Deployment, network Network) {
+		d.Environment.Network = network
+		d.Environment.Settings["LISTEN"] = "0.0.0.0"
+		port := d.Environment.Settings["PORT"]
+		d.Probes = Probes{AllServices{}, HTTP{URL: "http://${ADDRESS}:" + port + "/"}}
+		d.Schedule.StartPeriod = 20 * time.Second
+	}
+	listen(d, Network{address, gateway})
+	squatter := startQueue(t, mustAtoi(t, d.Environment.Settings["PORT"])) // the host's port of that number is another one
+	d.Environment.Ports = []int{mustAtoi(t, d.Environment.Settings["PORT"])}
+	if _, err := d.Apply(t.Context(), Revision{Script: scripts["own one"]}); err != nil {
+		t.Fatal(err)
+	}
+	in, err := d.Running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkProbe(t, in, HTTP{URL: strings.Replace(url, "127.0.0.1", address.String(), 1), Contains: "own one"}, "")
+	if got := inside(t, in, "/proc/1/exe", "-c", `(begin (display (inet-ntop AF_INET (sockaddr:addr (getsockname (let ((s (socket PF_INET SOCK_DGRAM 0))) (connect s AF_INET (inet-pton AF_INET "192.0.2.1") 9) s))))))`); got != address.String() {
+		t.Errorf("it goes out from %q", got)
+	}
+	if err := squatter.serveAll(t); err != nil {
+		t.Error(err)
+	}
+
+	// Another container cannot have the same address, nor one of this machine.
+	other, _ := realDeployment(t)
+	listen(other, Network{address, gateway})
+	if _, err := bringUnchecked(t, other, scripts["own two"]); err == nil || !strings.Contains(err.Error(), "file exists") {
+		t.Errorf("two containers at one address: %v", err)
+	}
+	wantRefusal(t, other, scripts["own two"], "network", "is in use")
+	listen(other, Network{netip.MustParseAddr("127.0.0.1"), gateway})
+	other.Schedule.StartPeriod = 3 * time.Second
+	var unwell *UnhealthyError
+	if _, err := bringUnchecked(t, other, scripts["own two"]); !errors.As(err, &unwell) || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("at an address of this machine: %v", err)
+	}
+	wantRefusal(t, other, scripts["own two"], "network", "is one of this machine")
+
+	// A system that was built to have the network of the host has no other one.
+	listen(other, Network{freeAddress(t), gateway})
+	if _, err := bringUnchecked(t, other, scripts["two"]); err == nil || !strings.Contains(err.Error(), "it has that of the host") {
+		t.Errorf("a system with the network of the host: %v", err)
+	}
+	wantRefusal(t, other, scripts["two"], "network", "without --network")
+
+	// One that has ended by itself leaves no wire either.
+	if err := in.Process.signal(9); err != nil {
+		t.Fatal(err)
+	}
+	again, err := d.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkProbe(t, again, HTTP{URL: strings.Replace(url, "127.0.0.1", address.String(), 1), Contains: "own one"}, "")
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, d, again)
+}
+
+func mustAtoi(t *testing.T, text string) (n int) {
+	t.Helper()
+	if _, err := fmt.Sscan(text, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
