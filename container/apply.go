@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +12,8 @@ import (
 )
 
 // Apply makes a revision the running generation, and returns once it is healthy
-// and current. If it already is, nothing happens.
+// and current. If it already is, nothing happens, except that other probes, another schedule
+// or another way to switch are those of the running generation from then on, if it passes.
 //
 // The old generation is stopped before the new one starts, since both may want the
 // same ports and files. On any failure, and when ctx ends, what ran before
@@ -28,8 +30,8 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	if err != nil {
 		return nil, d.failed(notBegun(err), err)
 	}
-	if was.runs(d.generation(rev)) && !rev.Force {
-		return was.current, nil
+	if g := d.generation(rev); was.runs(g) && !rev.Force {
+		return d.adopt(ctx, rev, was, g)
 	}
 	if g, err := d.comeBack(ctx, rev, was); g != nil || err != nil {
 		return g, err
@@ -55,6 +57,54 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 		return next, nil
 	}
 	return nil, d.giveUp(ctx, was, next, rev, err)
+}
+
+// adopt has the running generation probed and switched as g, which is what it runs, is to be.
+// On error everything is as it was.
+func (d *Deployment) adopt(ctx context.Context, rev Revision, was standing, g *Generation) (*Generation, error) {
+	g = g.onSideOf(was.current)
+	if g.sameWay(was.current) {
+		return was.current, nil
+	}
+	if err := errors.Join(checkSwitch(g), checkBeside(g), d.checkSnapshot(g)); err != nil {
+		d.tell(rev, g, WasRefused, err)
+		return nil, d.failed(Refused, err)
+	}
+	next := *was.current
+	next.Probes, next.Schedule, next.Switch = g.Probes, g.Schedule, g.Switch
+	err := was.running.await(ctx, g.Probes, g.Schedule.ofOld())
+	if err == nil {
+		err = d.writeGeneration(&next)
+	}
+	if err != nil {
+		return nil, d.failed(Kept, err)
+	}
+	d.tell(rev, &next, Adopted, nil)
+	return &next, nil
+}
+
+// onSideOf returns a generation, which is like another one, as it is on the ports of that.
+func (g *Generation) onSideOf(h *Generation) *Generation {
+	if g.Bindings() == h.Bindings() {
+		return g
+	}
+	return g.other()
+}
+
+// sameWay reports whether two generations are probed and switched in the same way, as far as that is written down.
+func (g *Generation) sameWay(h *Generation) bool {
+	text := func(g *Generation) string {
+		text, err := json.Marshal(struct {
+			Probes   Probes
+			Schedule Schedule
+			Switch   Switch
+		}{g.Probes, g.Schedule, g.Switch})
+		if err != nil {
+			panic(err) // there is nothing in it that JSON lacks
+		}
+		return string(text)
+	}
+	return text(g) == text(h)
 }
 
 // bring starts a generation and waits until it is healthy. On error it is

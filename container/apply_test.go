@@ -51,7 +51,8 @@ func checkRuns(t *testing.T, d *Deployment, want *Generation) *Instance {
 	}
 	for n := range want.Number + 3 {
 		other := &Instance{Generation: &Generation{Number: n}, d: d}
-		if found := launchersOf(other.pidFile()); n != want.Number && len(found) > 0 {
+		kept := s.Beside != nil && s.Beside.Generation.Number == n
+		if found := launchersOf(other.pidFile()); n != want.Number && !kept && len(found) > 0 {
 			t.Errorf("generation %d runs too: %v", n, found)
 		}
 	}
@@ -90,6 +91,55 @@ func TestApply(t *testing.T) {
 		if item, err := os.Readlink(link); err != nil || item != []string{one.Script, two.Script}[i] {
 			t.Errorf("root %s: %q, %v", link, item, err)
 		}
+	}
+}
+
+// Other probes are those of what runs from now on, if it passes, without interrupting it.
+func TestApplyAdopts(t *testing.T) {
+	for _, mode := range []Mode{Replace, SideBySide} {
+		t.Run(string(mode), func(t *testing.T) {
+			d, _ := besides(t)
+			if mode == Replace {
+				d = testDeployment(t)
+			}
+			d.Probes, d.Switch.StopOld = Probes{Alive{}}, mode == SideBySide
+			name := script(t, d, "works", "status-works.sexp")
+			mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			g := mustApply(t, d, name) // on the other side, if there are two
+			in := checkRuns(t, d, g)
+			if again := mustApply(t, d, name); !again.sameWay(g) || len(events(t, d)) != 4 {
+				t.Errorf("nothing was to do: %v", events(t, d))
+			}
+
+			unwell := *d
+			unwell.Probes = Probes{Alive{}, TCP{Address: "127.0.0.1:1"}}
+			_, err := unwell.Apply(t.Context(), Revision{Script: name})
+			wantOutcome(t, err, Kept)
+			absent := *d
+			absent.Switch.Hooks = []Hook{{Command: []string{"/nonsense"}}}
+			_, err = absent.Apply(t.Context(), Revision{Script: name})
+			wantOutcome(t, err, Refused)
+
+			d.Probes, d.Schedule.Threshold = Probes{Alive{}, AllServices{Except: []string{"nscd"}}}, 7
+			plan, err := d.Plan(t.Context(), Revision{Script: name})
+			var text strings.Builder
+			plan.WriteTo(&text)
+			if err != nil || !plan.Adopts || plan.Nothing ||
+				!strings.HasPrefix(text.String(), "generation 2 runs on, and takes over:\n  the same store item\n+ probe services: {") {
+				t.Errorf("plan %q, %v", &text, err)
+			}
+			mustApply(t, d, name)
+			now, err := d.Current()
+			if err != nil || now.Number != g.Number || len(now.Probes) != 2 || now.Schedule.Threshold != 7 || !slices.Equal(now.Environment.Ports, g.Environment.Ports) {
+				t.Errorf("%+v, %v", now, err)
+			}
+			if checkRuns(t, d, now).Process != in.Process {
+				t.Error("it was started again")
+			}
+			if all := events(t, d); all[len(all)-1] != Adopted {
+				t.Errorf("ledger %v", all)
+			}
+		})
 	}
 }
 

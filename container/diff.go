@@ -3,6 +3,7 @@ package container
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -37,6 +38,7 @@ const (
 	OfSetting Kind = "setting"
 	OfSecret  Kind = "secret" // where it is, never what
 	OfBinding Kind = "binding"
+	OfProbe   Kind = "probe"
 	OfChannel Kind = "channel"
 	OfPackage Kind = "package"
 	OfService Kind = "service"
@@ -77,6 +79,8 @@ func diffBindings(old, new *Generation) []Line {
 	lines = append(lines, diffMaps(OfBinding, a.texts(), b.texts())...)
 	lines = append(lines, diffMaps(OfSetting, a.Settings, b.Settings)...)
 	lines = append(lines, diffMaps(OfSecret, secretTexts(a), secretTexts(b))...)
+	lines = append(lines, diffMaps(OfProbe, old.Probes.texts(), new.Probes.texts())...)
+	lines = append(lines, diffMaps(OfBinding, old.changeTexts(), new.changeTexts())...)
 	return append(lines, diffMaps(OfChannel, channelTexts(old), channelTexts(new))...)
 }
 
@@ -102,7 +106,8 @@ func secretTexts(e Environment) map[string]string {
 
 // texts are the rest of an environment.
 func (e Environment) texts() map[string]string {
-	texts := map[string]string{"environment": e.Name, "format of settings": string(e.Format), "directory of settings": e.Target}
+	texts := map[string]string{"environment": e.Name, "format of settings": string(e.Format), "directory of settings": e.Target,
+		"runner": e.Runner, "network": e.Network.String()}
 	if e.Limits.Memory != 0 {
 		texts["memory limit"] = size(e.Limits.Memory)
 	}
@@ -111,6 +116,41 @@ func (e Environment) texts() map[string]string {
 	}
 	for _, port := range e.Ports {
 		texts["port "+strconv.Itoa(port)] = "used"
+	}
+	return texts
+}
+
+// texts are what the probes want, by where they look.
+func (p Probes) texts() map[string]string {
+	texts := make(map[string]string)
+	for _, probe := range p {
+		text, err := json.Marshal(probe)
+		if err != nil || kindOf(probe) == "" {
+			text = []byte("of a program")
+		}
+		texts[probe.String()] = strings.TrimPrefix(texts[probe.String()]+" "+string(text), " ")
+	}
+	return texts
+}
+
+// changeTexts say how the generation was, or would be, switched to.
+func (g *Generation) changeTexts() map[string]string {
+	s, w := g.Schedule.withDefaults(), g.Switch
+	texts := map[string]string{
+		"schedule": fmt.Sprintf("start period %v, interval %v, timeout %v, window %v, threshold %d", s.StartPeriod, s.Interval, s.Timeout, s.Window, s.Threshold),
+		"switch":   string(w.Mode), "snapshot": strings.Join(w.Snapshot, ", "),
+	}
+	if w.Mode == SideBySide {
+		texts["drain"] = cmp.Or(w.Drain, defaultDrain).String()
+		if w.StopOld {
+			texts["drain"] += ", then stop"
+		}
+	}
+	if w.Traffic != nil {
+		texts["hook that moves the traffic"] = strings.Join(w.Traffic.Command, " ")
+	}
+	for i, h := range w.Hooks {
+		texts[fmt.Sprintf("hook %d", i+1)] = strings.Join(h.Command, " ")
 	}
 	return texts
 }

@@ -2,10 +2,12 @@ package container
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -47,6 +49,7 @@ func TestDiff(t *testing.T) {
 		Shares:      []Mount{{Name: "state", Source: "/cd/state", Target: "/state"}},
 		Environment: Environment{Name: "cd", Settings: map[string]string{"PORT": "80", "DEBUG": "1"}, Secrets: []Secret{{Name: "key", File: "/cd/key"}}},
 		Channels:    []Channel{{Name: "guix", Commit: "aaa"}, {Name: "same", Commit: "ccc"}},
+		Probes:      Probes{AllServices{}, HTTP{URL: "http://a/", Contains: "old"}},
 	}
 	new := &Generation{
 		Script: c.system(t, `(quasiquote ("web" #f "web" () "" "/var" #f (unquote "nologin") #f #t))`,
@@ -54,7 +57,12 @@ func TestDiff(t *testing.T) {
 		Shares:      []Mount{{Name: "state", Source: "/production/state", Target: "/state"}},
 		Environment: Environment{Name: "production", Settings: map[string]string{"PORT": "81"}, Secrets: []Secret{{Name: "key", File: "/p/key"}}},
 		Channels:    []Channel{{Name: "guix", Commit: "bbb"}, {Name: "same", Commit: "ccc"}},
+		Probes:      Probes{AllServices{}, HTTP{URL: "http://a/", Contains: "new"}, TCP{Address: "a:1"}},
+		Schedule:    Schedule{StartPeriod: 2 * time.Minute},
+		Switch:      Switch{Hooks: []Hook{{Command: []string{"/bin/migrate", "--up"}}}, Snapshot: []string{"state"}},
 	}
+	new.Environment.Network = Network{netip.MustParseAddr("10.77.0.2"), netip.MustParseAddr("10.77.0.1")}
+	new.Environment.Runner = "systemd"
 	d, err := Diff(t.Context(), c, old, new)
 	if err != nil {
 		t.Fatal(err)
@@ -63,9 +71,16 @@ func TestDiff(t *testing.T) {
 	d.WriteTo(&text)
 	want := `~ mount state: /cd/state at /state, writable -> /production/state at /state, writable
 ~ binding environment: cd -> production
++ binding network: 10.77.0.2 by 10.77.0.1
++ binding runner: systemd
 - setting DEBUG: 1
 ~ setting PORT: 80 -> 81
 ~ secret key: /cd/key, for 0:0 -> /p/key, for 0:0
+~ probe http http://a/: {"url":"http://a/","contains":"old"} -> {"url":"http://a/","contains":"new"}
++ probe tcp a:1: {"address":"a:1"}
++ binding hook 1: /bin/migrate --up
+~ binding schedule: start period 1m0s, interval 1s, timeout 5s, window 3s, threshold 3 -> start period 2m0s, interval 1s, timeout 5s, window 3s, threshold 3
++ binding snapshot: state
 ~ channel guix: aaa -> bbb
 - package gone: 1 (-2 KiB)
 ~ package hello: 2.10 -> 2.12 (+1 MiB)
@@ -81,7 +96,7 @@ func TestDiff(t *testing.T) {
 		t.Error("only bindings?")
 	}
 	new.Script, new.Channels = old.Script, old.Channels
-	if d, err = Diff(t.Context(), c, old, new); err != nil || !d.OnlyBindings() || len(d.Lines) != 5 {
+	if d, err = Diff(t.Context(), c, old, new); err != nil || !d.OnlyBindings() || len(d.Lines) != 12 {
 		t.Errorf("%+v, %v", d, err)
 	}
 }

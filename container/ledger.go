@@ -52,6 +52,7 @@ const (
 	WasKept      Event = "kept"            // [Kept]
 	WasRolled    Event = "rolled-back"     // [RolledBack]
 	WasLost      Event = "rollback-failed" // [RollbackFailed]
+	Adopted      Event = "adopted"         // the running generation has other probes from now on, or another way to switch
 	WasRefused   Event = "refused"         // [Refused]; nothing began
 	WasCutOff    Event = "interrupted"     // found and cleared away by the next process
 	WasStarted   Event = "started"         // the current generation, again

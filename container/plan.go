@@ -16,6 +16,9 @@ type Plan struct {
 	Current *Generation `json:"current,omitempty"`
 	// Nothing is true when Next is just what runs.
 	Nothing bool `json:"nothing"`
+	// Adopts is true when Next is what runs, but for its probes, its schedule, or the way to
+	// switch: that goes on, and takes them over.
+	Adopts bool `json:"adopts,omitempty"`
 	// Difference is from Current; nil without one.
 	Difference *Difference `json:"difference,omitempty"`
 	// Refusals are why it would be refused; empty if it would be tried.
@@ -43,9 +46,12 @@ func (d *Deployment) plan(ctx context.Context, rev Revision) (*Plan, error) {
 		return nil, err
 	}
 	next := d.next(rev, was)
-	p := &Plan{Next: next, Current: was.current, Nothing: was.runs(next) && !rev.Force}
-	if p.Nothing {
-		p.Difference = &Difference{SameScript: true}
+	p := &Plan{Next: next, Current: was.current}
+	if was.runs(next) && !rev.Force {
+		p.Next = d.generation(rev).onSideOf(was.current)
+		p.Adopts = !p.Next.sameWay(was.current)
+		p.Nothing = !p.Adopts
+		p.Difference = &Difference{SameScript: true, Lines: diffBindings(was.current, p.Next)}
 		return p, nil
 	}
 	p.refuse(d.preflight(ctx, next, was))
@@ -72,7 +78,7 @@ func (d *Deployment) look() (standing, error) {
 		return standing{current: current}, err
 	}
 	in, err := d.instance(r)
-	if err != nil || !in.Alive() || current.Number != r.Generation {
+	if err != nil || !in.Alive() || r.Stopping || current.Number != r.Generation {
 		return standing{current: current, wanted: true}, err
 	}
 	was := standing{current: current, running: in, wanted: true}
@@ -105,13 +111,16 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 	switch {
 	case p.Nothing:
 		fmt.Fprintf(&text, "generation %d is just that, and runs: nothing to do\n", p.Current.Number)
+	case p.Adopts:
+		fmt.Fprintf(&text, "generation %d runs on, and takes over:\n", p.Current.Number)
+		p.Difference.WriteTo(&text)
 	case p.Current == nil:
 		fmt.Fprintf(&text, "the first generation: %s\n", p.Next.Script)
 	default:
 		fmt.Fprintf(&text, "replace generation %d by %s\n", p.Current.Number, p.Next.Script)
 		p.Difference.WriteTo(&text)
 	}
-	if !p.Nothing {
+	if !p.Nothing && !p.Adopts {
 		p.Next.Switch.print(&text)
 	}
 	for _, r := range p.Refusals {
