@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -141,7 +142,9 @@ func (d *driver) startCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return d.supervised(dep, c.Flags().Arg(0), d.conclude(in.Generation, nil))
+			g := *in.Generation
+			g.Switched = nil // that was another time
+			return d.supervised(dep, c.Flags().Arg(0), d.conclude(&g, nil))
 		})
 }
 
@@ -155,6 +158,42 @@ func (d *driver) restartCommand() *cobra.Command {
 		func(c *cobra.Command, dep *container.Deployment, args []string) error {
 			return dep.RestartService(c.Context(), args[0])
 		})
+}
+
+func (d *driver) runCommand() *cobra.Command {
+	var number int
+	var as container.Beside
+	c := d.on("run NAME --generation N", "Run an older generation beside the live one, to look at it, until Ctrl-C", cobra.ExactArgs(1),
+		func(c *cobra.Command, dep *container.Deployment, _ []string) error {
+			if number < 1 {
+				return usage(errors.New("say which one: --generation N"))
+			}
+			pool := connect(dep)
+			var told error
+			err := dep.RunBeside(c.Context(), number, as, func(in *container.Instance) {
+				told = d.print(beside{number, in.Process.PID, in.Generation.Environment.Ports}, func(w io.Writer) {
+					fmt.Fprintf(w, "generation %d runs beside, pid %d, ports %v; Ctrl-C ends it\n", number, in.Process.PID, in.Generation.Environment.Ports)
+				})
+			})
+			return errors.Join(err, told, pool.Close())
+		})
+	c.Long = `Run an older generation beside the live one, to look at it, until Ctrl-C or SIGTERM: then stop it.
+It has the mounts, settings and ports that it had then, unless told otherwise. It cannot
+have the ports of the live one, nor write where that one does, unless the mount is concurrent.`
+	flags := c.Flags()
+	flags.IntVar(&number, "generation", 0, "the generation")
+	flags.IntSliceVar(&as.Ports, "port", nil, "its ports, in the place of those it had")
+	flags.TextVar(&as.Address, "address", netip.Addr{}, "the address of its own network, in the place of what it had")
+	flags.StringToStringVar(&as.Settings, "set", nil, "NAME=VALUE, a setting in the place of what it had")
+	flags.StringToStringVar(&as.Sources, "mount", nil, "NAME=DIRECTORY, of this machine, in the place of what it had")
+	return c
+}
+
+// A beside is what "run --json" prints once it runs.
+type beside struct {
+	Generation int   `json:"generation"`
+	PID        int   `json:"pid"`
+	Ports      []int `json:"ports,omitempty"`
 }
 
 func (d *driver) historyCommand() *cobra.Command {

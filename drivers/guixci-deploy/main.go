@@ -98,7 +98,7 @@ back, 13 rolling back failed too. "exec" has the status of the command.`,
 	flags.BoolVar(&d.json, "json", false, "print the answer as JSON")
 	flags.BoolVarP(&d.verbose, "verbose", "v", false, "say what is being done")
 	root.AddCommand(d.planCommand(), d.applyCommand(), d.rollbackCommand(), d.diffCommand(),
-		d.statusCommand(), d.logsCommand(), d.execCommand(), d.startCommand(), d.stopCommand(),
+		d.runCommand(), d.statusCommand(), d.logsCommand(), d.execCommand(), d.startCommand(), d.stopCommand(),
 		d.restartCommand(), d.superviseCommand(), d.historyCommand(), d.confirmCommand(), d.pinCommand(), d.doctorCommand(),
 		d.promoteCommand(), d.exportCommand(), d.importCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true

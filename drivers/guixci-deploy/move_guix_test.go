@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,9 +25,12 @@ import (
 func TestMove(t *testing.T) {
 	guixtest.Require(t)
 	port, other := guixtest.FreePort(t), guixtest.FreePort(t)
-	one, bad := sample(t, port, "one", "works"), sample(t, port, "bad", "fails")
+	one, two, bad := sample(t, port, "one", "works"), sample(t, port, "two", "works"), sample(t, port, "bad", "fails")
 	testscript.Run(t, testscript.Params{Files: []string{"testdata/move.txtar"}, Setup: func(e *testscript.Env) error {
 		e.Setenv("BAD", bad)
+		e.Setenv("TWO", two)
+		e.Setenv("OTHER", strconv.Itoa(other))
+		e.Setenv("FREE", strconv.Itoa(guixtest.FreePort(t)))
 		e.Setenv("PATH", os.Getenv("PATH"))
 		for _, dir := range []string{"cd", "production", "state/keys"} {
 			if err := os.MkdirAll(filepath.Join(e.WorkDir, dir), 0o755); err != nil {
@@ -49,7 +55,7 @@ func TestMove(t *testing.T) {
 			}
 		})
 		return os.WriteFile(filepath.Join(e.WorkDir, "deployment.scm"), []byte(twoPlaces(e.WorkDir, one, port, other)), 0o600)
-	}, Cmds: map[string]func(*testscript.TestScript, bool, []string){"alter": alter}})
+	}, Cmds: map[string]func(*testscript.TestScript, bool, []string){"alter": alter, "status": commands["status"], "answers": answers}})
 }
 
 // alter FILE WHERE changes one byte: near the start, or near the end.
@@ -63,6 +69,26 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	text[i] ^= 1
 	ts.Check(os.WriteFile(name, text, 0o600))
+}
+
+// answers TEXT URL waits until the URL answers with the text.
+func answers(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
+		response, err := http.Get(args[1])
+		var text []byte
+		if err == nil {
+			text, err = io.ReadAll(response.Body)
+			response.Body.Close()
+		}
+		if err == nil && string(text) == args[0] {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s answers %q, %v", args[1], text, err)
+		}
+	}
 }
 
 // otherDaemon starts a guix-daemon for the same store that believes only who is in acl.
