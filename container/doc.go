@@ -32,6 +32,17 @@
 //	 (ports 8081) (settings (PORT "8081")))
 //	(probes (http "http://127.0.0.1:${PORT}/"))
 //
+// A container with a [Network] of its own has another address then, and may keep its ports:
+//
+//	(network (address "10.77.0.2") (gateway "10.77.0.1"))
+//	(side-by-side
+//	 (move-traffic "/bin/sh" "-c"
+//	  "echo \"server $GUIXCI_ADDRESS:$GUIXCI_PORTS;\" > /etc/nginx/gn.upstream && nginx -s reload")
+//	 (address "10.77.0.3"))
+//	(probes (http "http://${ADDRESS}:8080/"))
+//
+// [Deployment.RunBeside] runs an older generation beside the live one, only to look at it.
+//
 // A deployment lives in its directory: generations, each with its log, the pointer, a
 // record of what is running, a lease, and a ledger that is only ever appended
 // to. Another process, or this one after a restart, finds the container there again.

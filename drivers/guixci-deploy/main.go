@@ -84,7 +84,11 @@ back, 13 rolling back failed too. "exec" has the status of the command.`,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
-			return misuse(args)
+			what := "say what to do"
+			if len(args) > 0 {
+				what = fmt.Sprintf("there is no verb %q", args[0])
+			}
+			return usage(errors.New(what + `; "` + program + ` help" lists the verbs`))
 		},
 	}
 	root.SetVersionTemplate(cli.Version(program))
