@@ -13,9 +13,10 @@ import (
 // A Freezer is a [Runner] that can hold all processes of a unit still for a moment. With
 // it nothing is lost that they print while their log is put aside.
 type Freezer interface {
-	// Freeze returns once no process of the unit runs, and how to let them go on, which
-	// must be called.
-	Freeze(ctx context.Context, u Unit) (thaw func() error, err error)
+	// Freeze returns once no process of the unit runs; on error all do. They go on with Thaw, which is no error for
+	// a unit that is not frozen.
+	Freeze(ctx context.Context, u Unit) error
+	Thaw(u Unit) error
 }
 
 // rotateLog puts the log aside as log.1 once it has reached a size, and what is there as
@@ -81,21 +82,38 @@ func (in *Instance) asideName(i int) string { return fmt.Sprintf("%s.%d", in.log
 // still calls the function while no process of the container runs, if its runner can do
 // that; otherwise what it prints at the wrong moment may be lost.
 func (in *Instance) still(ctx context.Context, f func() error) error {
-	runner, err := in.d.runner(in.Generation)
+	freezer, err := in.freezer()
 	if err != nil {
 		return err
 	}
-	freezer, ok := runner.(Freezer)
-	if !ok {
+	if freezer == nil {
 		return f()
 	}
 	ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
 	defer cancel()
-	thaw, err := freezer.Freeze(ctx, in.unit())
-	if err != nil {
+	if err := freezer.Freeze(ctx, in.unit()); err != nil {
 		return err
 	}
-	return errors.Join(f(), thaw())
+	return errors.Join(f(), freezer.Thaw(in.unit()))
+}
+
+// thaw lets a container go on that somebody who was killed has left frozen.
+func (in *Instance) thaw() error {
+	freezer, err := in.freezer()
+	if err != nil || freezer == nil {
+		return err
+	}
+	return freezer.Thaw(in.unit())
+}
+
+// freezer returns nil if the runner is none.
+func (in *Instance) freezer() (Freezer, error) {
+	runner, err := in.d.runner(in.Generation)
+	if err != nil {
+		return nil, err
+	}
+	freezer, _ := runner.(Freezer)
+	return freezer, nil
 }
 
 // freezeTimeout limits how long the kernel may take to stop all processes.

@@ -78,6 +78,9 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{}, err
 	}
 	confirmed := current != nil && current.Number == r.Generation
+	if held, err := d.Supervised(); in.Alive() && !held {
+		d.complain("let the container go on", errors.Join(err, in.thaw())) // only supervisors freeze
+	}
 	if in.Alive() && r.Stopping {
 		d.log().Info("ending what somebody who was killed has begun to stop", "generation", r.Generation)
 		if err := in.stop(context.WithoutCancel(ctx)); err != nil {

@@ -151,6 +151,7 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 func (k *keeper) sees(in *Instance) {
 	k.instant = in
 	if in.Process != k.kept {
+		k.complain("let the container go on", in.thaw()) // the supervisor before may have been killed
 		k.kept, k.since = in.Process, time.Now()
 		k.log().Info("supervising", "generation", in.Generation.Number, "pid", in.Process.PID)
 	}

@@ -304,3 +304,49 @@ func TestRotateKeeps(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A supervisor that is killed while it puts a log aside leaves the container frozen: the next one, or whoever changes
+// something without one, lets it go on.
+func TestFrozen(t *testing.T) {
+	for _, next := range []string{"supervise", "start", "stop"} {
+		t.Run(next, func(t *testing.T) {
+			d, in := applied(t, "works")
+			if state, err := in.state(t.Context()); err != nil || !state.Held {
+				t.Skipf("no control group here that could be frozen: %+v, %v", state, err)
+			}
+			answers := func() error {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := in.Shepherd().Services(ctx)
+				return err
+			}
+			if err := ownSupervisor.Freeze(t.Context(), in.unit()); err != nil {
+				t.Fatal(err)
+			}
+			if answers() == nil {
+				t.Fatal("it is not frozen")
+			}
+			switch next {
+			case "supervise":
+				supervise(t, d, quickly)
+			case "start":
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			case "stop":
+				begin := time.Now()
+				if err := d.Stop(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if time.Since(begin) >= d.stopTimeout() {
+					t.Error("it could not be asked to end")
+				}
+				return
+			}
+			eventually(t, answers)
+			if awaitRunning(t, d, nil).Process != in.Process {
+				t.Error("it was started again")
+			}
+		})
+	}
+}

@@ -167,15 +167,24 @@ func (s *Supervisor) Stop(ctx context.Context, u Unit) error {
 }
 
 // Freeze stops the unit's processes by its control group; without one nothing happens.
-func (s *Supervisor) Freeze(ctx context.Context, u Unit) (thaw func() error, err error) {
+func (s *Supervisor) Freeze(ctx context.Context, u Unit) error {
 	h, err := recall(u)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := h.Group.Freeze(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("freeze %s: %w", u.Name, err), h.Group.Thaw())
+		return errors.Join(fmt.Errorf("freeze %s: %w", u.Name, err), h.Group.Thaw())
 	}
-	return h.Group.Thaw, nil
+	return nil
+}
+
+// Thaw lets them go on, whoever has stopped them.
+func (s *Supervisor) Thaw(u Unit) error {
+	h, err := recall(u)
+	if err != nil {
+		return err
+	}
+	return h.Group.Thaw()
 }
 
 // State returns what the kernel says of the unit now.

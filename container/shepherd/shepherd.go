@@ -258,13 +258,22 @@ func (r *Runner) Units(ctx context.Context) ([]string, error) {
 }
 
 // Freeze stops the unit's processes by its control group.
-func (r *Runner) Freeze(ctx context.Context, u container.Unit) (thaw func() error, err error) {
+func (r *Runner) Freeze(ctx context.Context, u container.Unit) error {
 	group, err := cgroup.Load(groupFile(u))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := group.Freeze(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("freeze %s: %w", u.Name, err), group.Thaw())
+		return errors.Join(fmt.Errorf("freeze %s: %w", u.Name, err), group.Thaw())
 	}
-	return group.Thaw, nil
+	return nil
+}
+
+// Thaw lets them go on.
+func (r *Runner) Thaw(u container.Unit) error {
+	group, err := cgroup.Load(groupFile(u))
+	if err != nil {
+		return err
+	}
+	return group.Thaw()
 }
