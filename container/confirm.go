@@ -27,12 +27,16 @@ func (d *Deployment) confirmTrial() error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(in.waitingFile()); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("generation %d does not wait for it", in.Generation.Number)
-	} else if err != nil {
+	if beside, err := d.kept(); err != nil {
 		return err
+	} else if beside != nil && beside.record.Trial {
+		in = beside
 	}
-	return os.Remove(in.waitingFile())
+	err = os.Remove(in.waitingFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("generation %d does not wait for it", in.Generation.Number)
+	}
+	return err
 }
 
 // waitingFile is there while the instance waits to be confirmed.

@@ -190,6 +190,38 @@ func TestSideBySideKilled(t *testing.T) {
 	}
 }
 
+// It is the new generation, which runs beside, that waits to be confirmed; the one that is kept does not.
+func TestSideBySideConfirmByHand(t *testing.T) {
+	d, target := besides(t)
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	next := script(t, d, "works", "status-works.sexp")
+	e := *d
+	e.ConfirmBy = time.Minute
+	done := make(chan error, 1)
+	go func() {
+		_, err := e.Apply(t.Context(), Revision{Script: next})
+		done <- err
+	}()
+	await(t, func() bool {
+		if current, err := d.Current(); err != nil || current.Number != one.Number {
+			t.Fatalf("current before it is confirmed: %+v, %v", current, err)
+		}
+		return d.Confirm() == nil
+	})
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	two, err := d.Current()
+	if err != nil || two.Script != next {
+		t.Fatalf("%+v, %v", two, err)
+	}
+	checkTraffic(t, target, two)
+	checkBoth(t, d, two, one)
+	if err := d.Confirm(); err == nil || !strings.Contains(err.Error(), "generation 2 does not wait") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // A supervisor that is asked to end leaves neither of both running.
 func TestSideBySideSupervised(t *testing.T) {
 	d, _ := besides(t)
