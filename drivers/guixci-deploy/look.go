@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/genenetwork/guixci/container"
+	"github.com/genenetwork/guixci/internal/cli"
 )
 
 // on makes a verb that works on a deployment which exists.
@@ -166,7 +167,7 @@ func (d *driver) runCommand() *cobra.Command {
 	c := d.on("run NAME --generation N", "Run an older generation beside the live one, to look at it, until Ctrl-C", cobra.ExactArgs(1),
 		func(c *cobra.Command, dep *container.Deployment, _ []string) error {
 			if number < 1 {
-				return usage(errors.New("say which one: --generation N"))
+				return &cli.MisuseError{Err: errors.New("say which one: --generation N")}
 			}
 			pool := connect(dep)
 			var told error

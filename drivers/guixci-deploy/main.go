@@ -84,11 +84,7 @@ back, 13 rolling back failed too. "exec" has the status of the command.`,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
-			what := "say what to do"
-			if len(args) > 0 {
-				what = fmt.Sprintf("there is no verb %q", args[0])
-			}
-			return usage(errors.New(what + `; "` + program + ` help" lists the verbs`))
+			return misuse(args)
 		},
 	}
 	root.SetVersionTemplate(cli.Version(program))
