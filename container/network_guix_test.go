@@ -78,6 +78,26 @@ func TestRealNetwork(t *testing.T) {
 	checkNothingLeft(t, d, again)
 }
 
+// Addresses may be those of IPv6, and are there at once.
+func TestRealNetworkIPv6(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["own one"]
+	d, _ := realDeployment(t)
+	a := freeAddress(t).As4()
+	d.Environment.Network = Network{netip.MustParseAddr(fmt.Sprintf("fd6f:%x:%x::2", a[1], a[2])), netip.MustParseAddr(fmt.Sprintf("fd6f:%x:%x::1", a[1], a[2]))}
+	d.Probes = Probes{Alive{}}
+	in := mustBring(t, d, script)
+	checkProbe(t, in, TCP{Address: fmt.Sprintf("[%v]:1", d.Environment.Network.Address)}, "connection refused") // it is reached, and nobody listens
+	checkProbe(t, in, TCP{Address: fmt.Sprintf("[%v]:1", d.Environment.Network.Gateway), Inside: true}, "connection refused")
+	if err := checkAddress(d.Environment.Network.Address); err == nil || !strings.Contains(err.Error(), "is in use") {
+		t.Errorf("its address: %v", err)
+	}
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, d, in)
+}
+
 func mustAtoi(t *testing.T, text string) (n int) {
 	t.Helper()
 	if _, err := fmt.Sscan(text, &n); err != nil {
