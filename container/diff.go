@@ -120,13 +120,14 @@ func (e Environment) texts() map[string]string {
 	return texts
 }
 
-// texts are what the probes want, by where they look.
+// texts are what the probes want, by where they look. Those that are not kept with a generation are left out: an older
+// one may have had them or not.
 func (p Probes) texts() map[string]string {
 	texts := make(map[string]string)
 	for _, probe := range p {
 		text, err := json.Marshal(probe)
 		if err != nil || kindOf(probe) == "" {
-			text = []byte("of a program")
+			continue
 		}
 		texts[probe.String()] = strings.TrimPrefix(texts[probe.String()]+" "+string(text), " ")
 	}

@@ -50,7 +50,8 @@ func TestPromote(t *testing.T) {
 		t.Errorf("generation %+v", g)
 	}
 	difference, err := Diff(t.Context(), nil, two, g)
-	if err != nil || !difference.OnlyBindings() || len(difference.Lines) != 1 {
+	if err != nil || !difference.OnlyBindings() || len(difference.Lines) != 2 || // the environment's name, and its probe
+		difference.Lines[1].Kind != OfProbe {
 		t.Errorf("%+v, %v", difference, err)
 	}
 

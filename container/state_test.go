@@ -333,7 +333,7 @@ func TestLedgerTells(t *testing.T) {
 	if p := history[0].Plan; p != nil {
 		t.Errorf("plan of the first %+v", p)
 	}
-	want := &Difference{SameScript: true, Lines: []Line{{Kind: OfSetting, Name: "A", New: "1"}}}
+	want := &Difference{SameScript: true, Lines: []Line{{Kind: OfSetting, Name: "A", New: "1"}, {Kind: OfProbe, Name: "process", New: "{}"}}}
 	if diff := cmp.Diff(want, history[2].Plan); diff != "" {
 		t.Error(diff)
 	}
