@@ -157,7 +157,7 @@ func TestLauncherHangsOnce(t *testing.T) {
 // One that hangs again is given up, and the error tells what it was doing.
 func TestLauncherHangs(t *testing.T) {
 	d := testDeployment(t)
-	d.StartTimeout = time.Second
+	d.StartTimeout = 4 * time.Second
 	_, err := d.Apply(t.Context(), Revision{Script: script(t, d, "hangs", "status-works.sexp")})
 	wantOutcome(t, err, Kept)
 	var launch *LaunchError
