@@ -22,10 +22,15 @@ type cacheEntry struct {
 
 // A newFile has another name until it is placed.
 type newFile struct {
-	file *os.File
-	path string
-	size int64 // of what was written
+	file  *os.File
+	path  string
+	size  int64 // of what was written
+	begun int64 // bytes of it that are on their way to the disk
 }
+
+// beginEvery is after how many bytes a file begins to be written to the disk, so that at its end there is
+// little left to wait for.
+const beginEvery = 8 << 20
 
 func createFile(path string) (*newFile, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
@@ -41,6 +46,10 @@ func createFile(path string) (*newFile, error) {
 func (f *newFile) Write(p []byte) (int, error) {
 	n, err := f.file.Write(p)
 	f.size += int64(n)
+	if f.size-f.begun >= beginEvery {
+		startWriting(f.file)
+		f.begun = f.size
+	}
 	return n, err
 }
 

@@ -31,13 +31,14 @@ func sample(size int) []byte {
 // again, also when it is used for the second time.
 func TestThrough(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))))
+	wide2, wide3 := int(extentOf(2).wideFrom), int(extentOf(3).wideFrom)
 	for _, test := range []struct {
 		c    Compression
 		size int
 	}{
 		{Compression{"none", 0}, 1000}, {Compression{"gzip", 3}, 100_000}, {Compression{"zstd", 3}, 0},
-		{Compression{"zstd", 3}, 100_000}, {Compression{"zstd", 2}, wideBytes}, {Compression{"zstd", 3}, wideBytes + 1},
-		{Compression{"zstd", 2}, wideBytes + 12345}, // with what the one before it used
+		{Compression{"zstd", 3}, 100_000}, {Compression{"zstd", 2}, wide2}, {Compression{"zstd", 3}, wide3 + 1},
+		{Compression{"zstd", 2}, wide2 + 12345}, // with what the one before it used
 	} {
 		data := sample(test.size)
 		var b bytes.Buffer
@@ -71,7 +72,7 @@ func TestThrough(t *testing.T) {
 func TestThroughFails(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))))
 	before := runtime.NumGoroutine()
-	data, broken := sample(wideBytes), errors.New("broken")
+	data, broken := sample(int(extentOf(2).wideFrom)), errors.New("broken")
 	c := Compression{"zstd", 2}
 	var b bytes.Buffer
 	err := c.through(&b, int64(len(data)), func(w io.Writer) error {
@@ -103,6 +104,32 @@ func TestThroughFails(t *testing.T) {
 			t.Fatalf("%d goroutines, before there were %d", runtime.NumGoroutine(), before)
 		}
 	}
+}
+
+// What is compressed leaves in large pieces: each of them may be a system call.
+func TestThroughWritesMuch(t *testing.T) {
+	data := sample(1 << 20)
+	for _, method := range []string{"gzip", "lzip", "zstd"} {
+		var w sizes
+		if err := (Compression{Method: method, Level: 1}).through(&w, int64(len(data)), func(w io.Writer) error {
+			_, err := w.Write(data)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if w.bytes/w.calls < 2048 {
+			t.Errorf("%s: %d bytes in %d writes", method, w.bytes, w.calls)
+		}
+	}
+}
+
+// sizes counts what is written.
+type sizes struct{ bytes, calls int }
+
+func (s *sizes) Write(p []byte) (int, error) {
+	s.bytes += len(p)
+	s.calls++
+	return len(p), nil
 }
 
 // A failingWriter takes some bytes.
