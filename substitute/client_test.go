@@ -71,6 +71,45 @@ func TestClientIsASource(t *testing.T) {
 	})
 }
 
+// The archives that Guix made are what its narinfos say, by whatever they are compressed.
+func TestClientRealArchives(t *testing.T) {
+	text, err := os.ReadFile("testdata/narinfo/cache-zstd-lzip-filesize.narinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	real, err := substitute.ParseNarInfo(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range real.URLs {
+		if file, err := os.Stat("testdata/" + u.URL); err != nil || file.Size() != u.FileSize {
+			t.Errorf("%s: not of %d bytes, %v", u.URL, u.FileSize, err)
+		}
+	}
+	files := http.FileServer(http.Dir("testdata"))
+	for _, method := range []string{"", "zstd", "lzip", "gzip"} {
+		answer := text
+		if method != "" {
+			url := "nar/" + method + "/" + real.StorePath.Base()
+			n, err := substitute.NewNarInfo(&real.Info, vectorKey(t), "vm", []substitute.NarURL{{URL: url, Compression: method, FileSize: -1}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer = n.Bytes()
+		}
+		server := meddle(t, files, func(w http.ResponseWriter, r *http.Request) bool {
+			if isNAR(r) {
+				return false
+			}
+			w.Write(answer)
+			return true
+		})
+		if err := fetchOne(t, clientOf(t, server), &real.Info); err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}
+
 // A mirror of a mirror serves what the first one has.
 func TestClientMirror(t *testing.T) {
 	m, paths := filled("plain")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,6 +68,33 @@ func TestRealNarInfos(t *testing.T) {
 				t.Errorf("made anew: %v", err)
 			}
 		})
+	}
+}
+
+// What "guix substitute" remembers of our answers has them as they were.
+func TestRememberedByGuix(t *testing.T) {
+	names, err := filepath.Glob("testdata/client/*")
+	if err != nil || len(names) != 2 {
+		t.Fatalf("%v, %v; want 2", names, err)
+	}
+	acl := testACL(t)
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, value, ok := strings.Cut(strings.TrimSpace(string(text)), "(value ")
+		narinfo, err := strconv.Unquote(strings.TrimSuffix(value, "))")) // Guile escapes these as Go does
+		if !ok || err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		n := parsed(t, []byte(narinfo))
+		if err := n.Verify(acl); err != nil {
+			t.Error(err)
+		}
+		if n.StorePath.Hash() != filepath.Base(name) {
+			t.Errorf("%s: about %s", name, n.StorePath)
+		}
 	}
 }
 
@@ -184,11 +212,18 @@ func TestNewNarInfoSizes(t *testing.T) {
 	}
 }
 
-func TestVerifyReasons(t *testing.T) {
-	acl := testACL(t)
+// A doubtful is a narinfo that may be altered, and what is wrong with it.
+type doubtful struct {
+	text string
+	want Reason
+}
+
+// doubtfuls are narinfos of all kinds, by what was done to them. The list that authorizes the good ones is testACL.
+func doubtfuls(t *testing.T) map[string]doubtful {
+	t.Helper()
 	good := string(readFile(t, "narinfo/nocache-zstd-refs-deriver.narinfo"))
 	info := parsed(t, []byte(good)).Info
-	stranger, err := NewNarInfo(&info, GenerateKey(), "vm", nil)
+	stranger, err := NewNarInfo(&info, GenerateKey(), "vm", parsed(t, []byte(good)).URLs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,10 +241,7 @@ func TestVerifyReasons(t *testing.T) {
 	forged.Signature.tree.list[2] = other.tree.list[2]
 	payload := base64.StdEncoding.EncodeToString(forged.Signature.utf8())
 
-	for name, test := range map[string]struct {
-		text string
-		want Reason
-	}{
+	return map[string]doubtful{
 		"good":                     {good, 0},
 		"other URL":                {strings.Replace(good, "URL: nar", "URL: http://elsewhere/nar", 1), 0},
 		"no signature":             {strings.Replace(good, line, "", 1), Unsigned},
@@ -222,10 +254,16 @@ func TestVerifyReasons(t *testing.T) {
 		"two parts":                {strings.Replace(good, "1;vm;", "1;", 1), CorruptSignature},
 		"not base64":               {strings.Replace(good, ";vm;", ";vm;%", 1), CorruptSignature},
 		"not an s-expression":      {strings.Replace(good, line, "Signature: 1;vm;KGE=\n", 1), CorruptSignature},
+		"other s-expression":       {strings.Replace(good, line, "Signature: 1;vm;KGEgYik=\n", 1), CorruptSignature},
 		"characters beyond Latin1": {strings.Replace(good, line, "Signature: 1;vm;"+base64.StdEncoding.EncodeToString([]byte("(\"€\")"))+"\n", 1), CorruptSignature},
 		"stranger":                 {string(stranger.Bytes()), UnauthorizedKey},
 		"forged":                   {strings.Replace(good, line, "Signature: 1;vm;"+payload+"\n", 1), InvalidSignature},
-	} {
+	}
+}
+
+func TestVerifyReasons(t *testing.T) {
+	acl := testACL(t)
+	for name, test := range doubtfuls(t) {
 		t.Run(name, func(t *testing.T) {
 			err := parsed(t, []byte(test.text)).Verify(acl)
 			var untrusted *UntrustedError
