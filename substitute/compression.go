@@ -98,7 +98,13 @@ func (c Compression) known() bool {
 	return c.Method == "none" || c.Method == "gzip" || c.Method == "lzip" || c.Method == "zstd"
 }
 
-// through calls write with a writer whose input, about size bytes, arrives at w
+// A sizedEncoder can say at the beginning how much there is, so that who decompresses a small archive does not need
+// the memory for a large one. It fails if that is not what comes.
+type sizedEncoder interface {
+	ResetContentSize(w io.Writer, size int64)
+}
+
+// through calls write with a writer whose input, size bytes, arrives at w
 // compressed. The end of the compressed data is written only if write succeeds, so that a
 // failure cannot look like a whole archive.
 func (c Compression) through(w io.Writer, size int64, write func(io.Writer) error) error {
@@ -115,7 +121,11 @@ func (c Compression) through(w io.Writer, size int64, write func(io.Writer) erro
 			return fmt.Errorf("compress archive: %v", err)
 		}
 	}
-	enc.Reset(w)
+	if sized, ok := enc.(sizedEncoder); ok {
+		sized.ResetContentSize(w, size)
+	} else {
+		enc.Reset(w)
+	}
 	defer func() {
 		enc.Reset(nil) // do not keep w alive, nor goroutines
 		pool.(*sync.Pool).Put(enc)

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // sample is size bytes, some of which can be compressed.
@@ -54,6 +56,10 @@ func TestThrough(t *testing.T) {
 		})
 		if err != nil {
 			t.Fatalf("%v: %v", test, err)
+		}
+		var head zstd.Header
+		if err := head.Decode(b.Bytes()); test.c.Method == "zstd" && test.size > 0 && (err != nil || head.FrameContentSize != uint64(test.size)) {
+			t.Errorf("%v: says it has %d bytes, %v", test, head.FrameContentSize, err)
 		}
 		plain, err := decompress(test.c.Method, &b, int64(test.size))
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -30,8 +31,8 @@ var decompressing = map[string]struct{ speed, ratio float64 }{
 // readable reports whether a Client can read a compression.
 func readable(method string) bool { return decompressing[method].speed > 0 }
 
-// decompress returns what r has compressed by method, size bytes or else something wrong. Nothing has
-// to be closed when it has been read to its end, or to an error; closing r ends it otherwise.
+// decompress returns what r has compressed by method, size bytes or else something wrong. Closing it does not
+// close r.
 func decompress(method string, r io.Reader, size int64) (io.ReadCloser, error) {
 	switch method {
 	case "none":
@@ -43,13 +44,39 @@ func decompress(method string, r io.Reader, size int64) (io.ReadCloser, error) {
 	case "bzip2":
 		return io.NopCloser(bzip2.NewReader(r)), nil
 	case "zstd":
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		return newZstdReader(r)
+	}
+	return nil, fmt.Errorf("unknown compression %q", method)
+}
+
+// zstdDecoders are kept for reuse: each has as much memory as the encoder looked back.
+var zstdDecoders sync.Pool // of *zstd.Decoder
+
+// A zstdReader is a decoder until it is closed.
+type zstdReader struct{ *zstd.Decoder }
+
+func newZstdReader(r io.Reader) (*zstdReader, error) {
+	d, ok := zstdDecoders.Get().(*zstd.Decoder)
+	if !ok {
+		var err error
+		d, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
 		}
-		return d.IOReadCloser(), nil
 	}
-	return nil, fmt.Errorf("unknown compression %q", method)
+	if err := d.Reset(r); err != nil {
+		return nil, err
+	}
+	return &zstdReader{d}, nil
+}
+
+// Close lets others use the decoder.
+func (z *zstdReader) Close() error {
+	if z.Decoder != nil && z.Reset(nil) == nil {
+		zstdDecoders.Put(z.Decoder)
+	}
+	z.Decoder = nil
+	return nil
 }
 
 // byCost sorts addresses by the time that they will probably take, given the

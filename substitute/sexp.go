@@ -120,7 +120,7 @@ func appendAtom(b, atom []byte) []byte {
 	case isText(atom):
 		return appendQuoted(b, atom)
 	}
-	return append(append(append(b, '#'), strings.ToUpper(hex.EncodeToString(atom))...), '#')
+	return fmt.Appendf(b, "#%X#", atom)
 }
 
 func isTokenByte(c byte) bool { return isAlnum(c) || strings.IndexByte("-./_:*+=", c) >= 0 }

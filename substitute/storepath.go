@@ -29,7 +29,10 @@ func ParseStorePath(s string) (StorePath, error) {
 	if !ok {
 		return "", fmt.Errorf("parse store path: %q is not in %s", s, StoreDir)
 	}
-	return parseBase(base)
+	if err := checkBase(base); err != nil {
+		return "", fmt.Errorf("parse store path: %q: %v", base, err)
+	}
+	return StorePath(s), nil
 }
 
 // parseBase is ParseStorePath for the part after the directory.

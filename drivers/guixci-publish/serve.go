@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"os/user"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -24,8 +23,6 @@ import (
 
 // publish serves until ctx ends.
 func publish(ctx context.Context, o *options, stderr io.Writer) error {
-	// Thousands of stalled clients are small garbage each; memory is dearer here than time.
-	debug.SetGCPercent(50)
 	logger := o.logger(stderr)
 	key, err := o.readKey()
 	if err != nil {
