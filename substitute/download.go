@@ -262,6 +262,26 @@ func (c *Client) Restore(ctx context.Context, o *Offer, path string, options *na
 	}
 }
 
+// Archive fetches the archive of an item into memory, and returns it when all of it has been verified. It
+// is for items of which NarSize says that they are small.
+func (c *Client) Archive(ctx context.Context, o *Offer) ([]byte, error) {
+	if err := c.setup(); err != nil {
+		return nil, fmt.Errorf("fetch %s: %w", o.StorePath, err)
+	}
+	d := newDownload(c, o)
+	defer d.close()
+	for {
+		var b bytes.Buffer
+		err := d.write(ctx, &b)
+		if err == nil {
+			return b.Bytes(), nil
+		}
+		if !errors.Is(err, errNotSigned) || len(d.candidates()) == 0 && !d.offer.more(ctx, c) {
+			return nil, err
+		}
+	}
+}
+
 // errRestore ends a download whose archive could not be restored.
 var errRestore = errors.New("archive cannot be restored")
 

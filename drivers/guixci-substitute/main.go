@@ -130,6 +130,7 @@ func newAgent(stderr io.Writer) (*agent.Agent, error) {
 		Options: options,
 		Trace:   stderr,
 		Links:   filepath.Join(substitute.StoreDir, ".links"),
+		Ahead:   ahead(),
 		Logger:  logger,
 	}, nil
 }
@@ -171,6 +172,16 @@ func cacheDir() string {
 		return "" // remembers only in memory
 	}
 	return filepath.Join(dir, "guix", "guixci-substitute")
+}
+
+// ahead is a file that our parent, which serves one client of the daemon, has in common with the other program
+// that it runs.
+func ahead() string {
+	dir := cacheDir()
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, "ahead", fmt.Sprintf(".%d", os.Getppid()))
 }
 
 func stateDir() string {

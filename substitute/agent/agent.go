@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,10 @@ type Agent struct {
 	// "/gnu/store/.links", used when the daemon wants files to be deduplicated.
 	// "" leaves them alone.
 	Links string
+	// Ahead is a file by which the Agent that answers queries tells the one of the same daemon's process
+	// that fetches what will be wanted: small items are then fetched while the daemon is busy with those
+	// before. Nobody else must be able to write to it. The directory is made when missing. "" is for none.
+	Ahead string
 	// Logger hears what did not work; nil discards.
 	Logger *slog.Logger
 
@@ -48,6 +53,8 @@ type Agent struct {
 	trace  trace
 	mu     sync.Mutex // guards offers
 	offers map[substitute.StorePath]*substitute.Offer
+
+	foretold *os.File // what Query has written of Ahead
 }
 
 func (a *Agent) setup() {
@@ -90,6 +97,7 @@ func each(ctx context.Context, in io.Reader, f func(words []string) error) error
 // Query answers "have PATH…" and "info PATH…" until in ends.
 func (a *Agent) Query(ctx context.Context, in io.Reader, out io.Writer) error {
 	a.setup()
+	defer a.endForetelling()
 	err := each(ctx, in, func(words []string) error {
 		offers := a.query(ctx, parsePaths(words[1:]))
 		var reply strings.Builder
@@ -102,6 +110,7 @@ func (a *Agent) Query(ctx context.Context, in io.Reader, out io.Writer) error {
 			for _, o := range offers {
 				describe(&reply, o)
 			}
+			a.foretell(offers)
 		default:
 			return fmt.Errorf("unknown request %q", words[0])
 		}
@@ -175,11 +184,13 @@ func describe(w io.Writer, o *substitute.Offer) {
 // Substitute answers "substitute PATH DESTINATION" until in ends.
 func (a *Agent) Substitute(ctx context.Context, in io.Reader, out io.Writer) error {
 	a.setup()
+	h := a.newAhead(ctx)
+	defer h.end()
 	err := each(ctx, in, func(words []string) error {
 		if words[0] != "substitute" || len(words) != 3 {
 			return fmt.Errorf("unknown request %q", strings.Join(words, " "))
 		}
-		_, err := fmt.Fprintln(out, a.substitute(ctx, words[1], words[2]))
+		_, err := fmt.Fprintln(out, a.substitute(ctx, h, words[1], words[2]))
 		return err
 	})
 	if err != nil {
@@ -189,14 +200,14 @@ func (a *Agent) Substitute(ctx context.Context, in io.Reader, out io.Writer) err
 }
 
 // substitute fetches one item, and returns the reply.
-func (a *Agent) substitute(ctx context.Context, item, destination string) string {
+func (a *Agent) substitute(ctx context.Context, h *ahead, item, destination string) string {
 	path, err := substitute.ParseStorePath(item)
 	if err == nil {
 		err = nar.Remove(destination) // of a failed attempt
 	}
 	if err == nil {
 		var offer *substitute.Offer
-		if offer, err = a.fetch(ctx, path, destination); err == nil {
+		if offer, err = a.fetch(ctx, h.take(path), path, destination); err == nil {
 			return fmt.Sprintf("success %s %d", offer.NarHash, offer.NarSize)
 		}
 	}
@@ -204,9 +215,16 @@ func (a *Agent) substitute(ctx context.Context, item, destination string) string
 	return "not-found"
 }
 
-// fetch fetches an item. After a failure it asks once more: what was
+// fetch fetches an item, unless that was done ahead. After a failure it asks once more: what was
 // remembered may be out of date.
-func (a *Agent) fetch(ctx context.Context, path substitute.StorePath, destination string) (*substitute.Offer, error) {
+func (a *Agent) fetch(ctx context.Context, e *early, path substitute.StorePath, destination string) (*substitute.Offer, error) {
+	if e != nil {
+		if offer := e.restore(ctx, destination, a.restoreOptions()); offer != nil {
+			a.trace.start(path, destination)
+			a.trace.done(path, true)
+			return offer, nil
+		}
+	}
 	for attempt := 0; ; attempt++ {
 		offers := a.query(ctx, []substitute.StorePath{path})
 		if len(offers) == 0 {
@@ -259,6 +277,13 @@ type trace struct {
 
 	mu    sync.Mutex // guards what follows, and w
 	shown map[substitute.StorePath]*shown
+	early map[substitute.StorePath]begun // that nobody has asked for yet
+}
+
+// A begun is a download ahead of time.
+type begun struct {
+	url  string
+	size int64
 }
 
 type shown struct {
@@ -275,7 +300,12 @@ func (t *trace) start(item substitute.StorePath, name string) {
 	if t.shown == nil {
 		t.shown = make(map[substitute.StorePath]*shown)
 	}
-	t.shown[item] = &shown{name: name}
+	s := &shown{name: name}
+	t.shown[item] = s
+	if b, ok := t.early[item]; ok {
+		delete(t.early, item)
+		s.begin(t, b.url, b.size)
+	}
 }
 
 // progress is for Client.Progress.
@@ -284,6 +314,10 @@ func (t *trace) progress(item substitute.StorePath, url string, done, size int64
 	defer t.mu.Unlock()
 	s := t.shown[item]
 	if s == nil {
+		if t.early == nil {
+			t.early = make(map[substitute.StorePath]begun)
+		}
+		t.early[item] = begun{url, size}
 		return
 	}
 	if s.url != url {

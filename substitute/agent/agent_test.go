@@ -1,9 +1,12 @@
 package agent_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -80,6 +83,108 @@ func TestSubstitute(t *testing.T) {
 	var b bytes.Buffer
 	if err := nar.Dump(&b, filepath.Join(dir, big.StorePath.Base())); err != nil || sha256.Sum256(b.Bytes()) != big.NarHash {
 		t.Errorf("what was made has another archive, %v", err)
+	}
+}
+
+// What the daemon has asked about is fetched while it is busy with something else: the archives of all small
+// items are asked for although the daemon waits with its second request. What was fetched for nothing, because it is
+// there already or too large, does no harm, and a file full of rubbish neither.
+func TestAhead(t *testing.T) {
+	var m substitutetest.Memory
+	var items []*substitute.Info
+	for i := range 6 {
+		items = append(items, m.AddFile("item", strings.Repeat(fmt.Sprint(i), 100_000)))
+	}
+	items = append(items, m.AddFile("large", strings.Repeat("x", 5<<20)))
+	key := substitute.GenerateKey()
+	h := &substitute.Handler{Source: &m, Key: key}
+	asked := make(chan string, 100)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/nar/") {
+			asked <- filepath.Base(r.URL.Path)
+		}
+		h.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ahead", "file")
+	newAgent := func() *agent.Agent {
+		client := &substitute.Client{URLs: []string{server.URL}, ACL: substitute.NewACL(key.Public())}
+		return &agent.Agent{Client: client, Ahead: file, Options: agent.ParseOptions("print-extended-build-trace=1\n")}
+	}
+	// The Agent that answers queries runs until the end.
+	questions, ask := io.Pipe()
+	answers, answer := io.Pipe()
+	queried := make(chan error, 1)
+	go func() { queried <- newAgent().Query(t.Context(), questions, answer) }()
+	lines := bufio.NewReader(answers)
+	for _, i := range items {
+		fmt.Fprintf(ask, "info %s\n", i.StorePath)
+		for range 6 { // path, deriver, number of references, two sizes, end
+			if _, err := lines.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	rubbish, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(rubbish, "\n\x00../..\n/gnu/store/x\n%s\nhalf a li", substitutetest.Path("absent", ""))
+	rubbish.Close()
+
+	requests, request := io.Pipe()
+	replies, reply := io.Pipe()
+	var trace bytes.Buffer
+	fetching := newAgent()
+	fetching.Trace = &trace
+	ended := make(chan error, 1)
+	go func() { ended <- fetching.Substitute(t.Context(), requests, reply) }()
+	in := bufio.NewReader(replies)
+	seen := map[string]int{}
+	for n, i := range items {
+		fmt.Fprintf(request, "substitute %s %s\n", i.StorePath, filepath.Join(dir, i.StorePath.Base()))
+		got, err := in.ReadString('\n')
+		if want := fmt.Sprintf("success %s %d\n", i.NarHash, i.NarSize); err != nil || got != want {
+			t.Fatalf("%s: reply %q, %v; want %q\n%s", i.StorePath, got, err, want, &trace)
+		}
+		var b bytes.Buffer
+		if err := nar.Dump(&b, filepath.Join(dir, i.StorePath.Base())); err != nil || sha256.Sum256(b.Bytes()) != i.NarHash {
+			t.Errorf("what was made has another archive, %v", err)
+		}
+		if n == 0 { // and no other request has come
+			for len(seen) < 3 {
+				seen[<-asked]++
+			}
+			if seen[items[1].StorePath.Base()] != 1 || seen[items[2].StorePath.Base()] != 1 {
+				t.Errorf("asked for %v", seen)
+			}
+		}
+	}
+	request.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	ask.Close()
+	if err := <-queried; err != nil {
+		t.Error(err)
+	}
+	close(asked)
+	for name := range asked {
+		seen[name]++
+	}
+	for _, i := range items {
+		if n := seen[i.StorePath.Base()]; n != 1 {
+			t.Errorf("asked %d times for %s", n, i.StorePath)
+		}
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("the file is still there")
+	}
+	for _, word := range []string{"@ download-started ", "@ download-succeeded "} {
+		if n := strings.Count(trace.String(), word); n != len(items) {
+			t.Errorf("%d times %q, want %d:\n%s", n, word, len(items), &trace)
+		}
 	}
 }
 
