@@ -107,6 +107,9 @@ func (e *Evaluator) run(ctx context.Context, memory int64, script, file string) 
 	if len(guix) == 0 {
 		guix = []string{"guix"}
 	}
+	if _, err := exec.LookPath(guix[0]); err != nil {
+		return nil, "", fmt.Errorf("there is no Guix to evaluate it: %w", err)
+	}
 	const limit = `ulimit -v "$0" && exec "$@"`
 	args := append([]string{"-c", limit, fmt.Sprint(memory >> 10)}, guix...)
 	cmd := exec.CommandContext(ctx, "sh", append(args, "repl", "--", script, file)...)

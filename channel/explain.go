@@ -53,17 +53,19 @@ type Explanation struct {
 // channel which declaration won, which lost, and where each is written. Of a
 // .guix-channel the dependencies are resolved; then no channel need be called guix.
 func (r *Resolver) Explain(ctx context.Context, f *File) (*Explanation, error) {
-	return r.explain(ctx, f.List(), f.Places(), f.metadata == nil)
+	return r.explain(ctx, f.List(), f.Places(), f.metadata == nil, nil)
 }
 
 // ExplainList is [Resolver.Explain] for a list that was not read from a file.
 func (r *Resolver) ExplainList(ctx context.Context, list List) (*Explanation, error) {
-	return r.explain(ctx, list, nil, true)
+	return r.explain(ctx, list, nil, true, nil)
 }
 
-func (r *Resolver) explain(ctx context.Context, list List, places []Place, complete bool) (*Explanation, error) {
-	m, err := r.merge(ctx, list, places)
-	if err != nil {
+// explain wants a channel called guix in a complete list.
+func (r *Resolver) explain(ctx context.Context, list List, places []Place, complete bool, unreadable func(*unreadableError)) (*Explanation, error) {
+	m := r.merge(list, places)
+	m.unreadable = unreadable
+	if err := m.run(ctx); err != nil {
 		return nil, err
 	}
 	e := &Explanation{Lock: m.lock(list), Declarations: m.all, instances: m.instances}

@@ -68,6 +68,12 @@ func ReadFile(name string, text []byte) (*File, error) {
 	return f, err
 }
 
+// IsMetadata reports whether a text is meant to be a .guix-channel, well written or not.
+func IsMetadata(text []byte) bool {
+	v, err := firstDatum("", text)
+	return err == nil && isMetadata(v)
+}
+
 // isMetadata tells (channel (version 0) …) from the expression (channel (name …) …).
 func isMetadata(v sexp.Value) bool {
 	rest, ok := sexp.Tagged(v, "channel")

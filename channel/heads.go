@@ -66,7 +66,7 @@ func headAmong(refs map[string]Commit, c Channel) (Commit, error) {
 	head, ok := refs[name]
 	if !ok {
 		return "", fmt.Errorf("look up head of channel %s: %w", c.Name, &RepositoryError{
-			URL: c.URL, Err: fmt.Errorf("it has no branch %q", c.branch()), Remedy: "check the branch of the channel",
+			URL: c.URL, Final: true, Err: fmt.Errorf("it has no branch %q", c.branch()), Remedy: "check the branch of the channel",
 		})
 	}
 	return head, nil

@@ -66,7 +66,7 @@ func checkLocalSize(url string) error {
 	dir := strings.TrimPrefix(url, "file://")
 	for _, name := range []string{"packed-refs", ".git/packed-refs"} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Size() > maxReferenceBytes/2 {
-			return &RepositoryError{URL: url, Err: &tooLargeError{fmt.Sprintf("%d bytes of references", info.Size())}}
+			return &RepositoryError{URL: url, Final: true, Err: &tooLargeError{fmt.Sprintf("%d bytes of references", info.Size())}}
 		}
 	}
 	return nil

@@ -48,18 +48,17 @@ func (f Finding) String() string {
 
 // Lint resolves the channels of a file and returns what is wrong with them, sorted by
 // place. What Guix never reports is found too: two declarations of one name
-// that differ, and dependencies it will not load (bug 68797).
-// The explanation is nil when a .guix-channel could not be read, which is a finding.
+// that differ, and dependencies it will not load (bug 68797). A .guix-channel that cannot be
+// read is a finding too; the explanation is then what it would be without that file.
 func (r *Resolver) Lint(ctx context.Context, f *File) ([]Finding, *Explanation, error) {
-	e, err := r.Explain(ctx, f)
-	var syntax *sexp.SyntaxError
-	if errors.As(err, &syntax) {
-		return append(lintMetadata(f.Name, f.text), unreadable(syntax)), nil, nil
-	}
+	l := linter{ctx: ctx, resolver: r}
+	e, err := r.explain(ctx, f.List(), f.Places(), f.metadata == nil, func(bad *unreadableError) {
+		l.findings = append(l.findings, lintUnreadable(bad.text, bad.SyntaxError)...)
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	l := linter{ctx: ctx, Explanation: e, resolver: r}
+	l.Explanation = e
 	if f.metadata != nil {
 		l.findings = lintMetadata(f.Name, f.text)
 		l.gap("", f.metadata.Dependencies, Place{File: f.Name})
@@ -74,13 +73,29 @@ func (r *Resolver) Lint(ctx context.Context, f *File) ([]Finding, *Explanation, 
 
 func sortFindings(all []Finding) []Finding {
 	slices.SortStableFunc(all, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.Place.File, b.Place.File), cmp.Compare(a.Place.Line, b.Place.Line), cmp.Compare(a.Code, b.Code))
+		return cmp.Or(cmp.Compare(a.Place.File, b.Place.File), cmp.Compare(a.Place.Line, b.Place.Line), cmp.Compare(a.Code, b.Code),
+			cmp.Compare(a.Place.Column, b.Place.Column), cmp.Compare(a.Message, b.Message))
 	})
 	return slices.CompactFunc(all, func(a, b Finding) bool { return a == b })
 }
 
-func unreadable(err *sexp.SyntaxError) Finding {
-	return Finding{Code: Unreadable, Place: place(err.File, err.Pos), Message: err.Msg, Remedy: "correct the file"}
+// LintError returns what is wrong with the text of a file that could not be read, because of
+// err. It is nil when err is not about what is written in a file.
+func LintError(text []byte, err error) []Finding {
+	var syntax *sexp.SyntaxError
+	if !errors.As(err, &syntax) {
+		return nil
+	}
+	return sortFindings(lintUnreadable(text, syntax))
+}
+
+// lintUnreadable finds err, unless that is something it has a code for, and what else there is.
+func lintUnreadable(text []byte, err *sexp.SyntaxError) []Finding {
+	all, at := lintMetadata(err.File, text), place(err.File, err.Pos)
+	if !slices.ContainsFunc(all, func(f Finding) bool { return f.Place == at && f.Code == IncompleteDependency }) {
+		all = append(all, Finding{Code: Unreadable, Place: at, Message: err.Msg, Remedy: "correct the file"})
+	}
+	return all
 }
 
 // A linter looks at one explanation.
@@ -115,7 +130,7 @@ func (l *linter) channel(c LockedChannel) error {
 			return err
 		}
 	}
-	if text, err := i.repo.File(i.commit, metadataName); err == nil {
+	if text, err := i.repo.File(i.commit, metadataName); err == nil { // again what was found unreadable
 		l.findings = append(l.findings, lintMetadata(i.repo.metadataName(i.commit), text)...)
 	}
 	l.gap(c.Name, i.metadata.Dependencies, Place{File: i.repo.metadataName(i.commit)})

@@ -1,6 +1,7 @@
 package channel_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -127,13 +128,43 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// A dependency on which Guix dies is found, not died of.
+// A dependency on which Guix dies is found, not died of, and does not hide what else there is.
+func TestLintIncomplete(t *testing.T) {
+	n := network{}
+	guix := n.add(t, "guix", "")
+	low := with(n.add(t, "low", ""), func(c *channel.Channel) { c.Commit = "" })
+	const text = "(channel (version 0) (odd)\n (dependencies\n  (channel (name x))\n  (channel (url \"u\"))\n  12))"
+	bad := n.add(t, "bad", text)
+	own := []string{"unknown-key", "incomplete-dependency x", "incomplete-dependency", "incomplete-dependency"}
+	all := lint(t, n.file(t, guix, low, bad))
+	if diff := cmp.Diff(append([]string{"unpinned low"}, own...), codes(all)); diff != "" {
+		t.Error(diff)
+	}
+	for i, line := range []int{1, 3, 4, 5} {
+		if at := all[i+1].Place; at.Line != line || at.File != bad.URL+"@"+bad.Commit.Short()+":.guix-channel" {
+			t.Errorf("%+v, want line %d", all[i+1], line)
+		}
+	}
+	_, err := channel.ReadFile(".guix-channel", []byte(text))
+	if diff := cmp.Diff(own, codes(channel.LintError([]byte(text), err))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// So is one that cannot be read at all.
 func TestLintUnreadable(t *testing.T) {
 	n := network{}
 	guix := n.add(t, "guix", "")
-	bad := n.add(t, "bad", "(channel (version 0)\n (dependencies\n  (channel (name x))))")
-	got := lint(t, n.file(t, guix, bad))
-	if len(got) != 1 || got[0].Code != channel.Unreadable || got[0].Place.Line != 3 {
+	bad := n.add(t, "bad", "(channel (version 0)\n (directory 1))")
+	if diff := cmp.Diff([]string{"unreadable"}, codes(lint(t, n.file(t, guix, bad)))); diff != "" {
+		t.Error(diff)
+	}
+	_, err := channel.ReadFile("channels.scm", []byte("(list\n (channel (name 'x)))"))
+	got := channel.LintError(nil, err)
+	if len(got) != 1 || got[0].Code != channel.Unreadable || got[0].Place != (channel.Place{File: "channels.scm", Line: 2, Column: 2}) {
+		t.Errorf("findings %+v", got)
+	}
+	if got := channel.LintError(nil, errors.New("no network")); got != nil {
 		t.Errorf("findings %+v", got)
 	}
 }

@@ -26,11 +26,14 @@ type Repositories struct {
 	Logger *slog.Logger // nil discards
 }
 
-// A RepositoryError says that a repository cannot be had, and what to do.
+// A RepositoryError says that a repository, or something in it, cannot be had, and what to do.
 type RepositoryError struct {
 	URL    string
 	Remedy string
-	Err    error
+	// Final says that trying again is of no use before the list or the repository changes.
+	// Otherwise it may have been the network.
+	Final bool
+	Err   error
 }
 
 func (e *RepositoryError) Error() string {
@@ -48,14 +51,15 @@ func repositoryError(url string, err error) error {
 	var large *tooLargeError
 	switch {
 	case errors.As(err, &large):
+		e.Final = true
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 	case errors.Is(err, transport.ErrRepositoryNotFound), errors.Is(err, fs.ErrNotExist), isLocal(url) && !exists(url):
-		e.Err = errors.New("there is no repository")
+		e.Err, e.Final = errors.New("there is no repository"), true
 		e.Remedy = "check the url of the channel, and that you may read it"
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
-		e.Remedy = "push a first commit to it"
+		e.Remedy, e.Final = "push a first commit to it", true
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed):
-		e.Remedy = "use a url that needs no password, or ssh with an agent"
+		e.Remedy, e.Final = "use a url that needs no password, or ssh with an agent", true
 	case errors.Is(err, exec.ErrNotFound):
 		e.Remedy = "install git, whose git-upload-pack serves local repositories"
 	default:
@@ -79,7 +83,7 @@ func checkURL(url string) error {
 	_, host, _ := strings.Cut(url, "://")
 	option := strings.HasPrefix(url, "-") || strings.HasPrefix(host, "-") || strings.Contains(url, "@-")
 	if url == "" || option || strings.Contains(url, "::") || strings.ContainsAny(url, "\x00\n") {
-		return &RepositoryError{URL: url, Err: errors.New("not the url of a repository")}
+		return &RepositoryError{URL: url, Final: true, Err: errors.New("not the url of a repository")}
 	}
 	return nil
 }
@@ -271,7 +275,7 @@ func (s *Repositories) References(ctx context.Context, url string) (map[string]C
 		return nil, repositoryError(url, err)
 	}
 	if len(refs) > maxReferences {
-		return nil, &RepositoryError{URL: url, Err: &tooLargeError{fmt.Sprintf("%d references", len(refs))}}
+		return nil, &RepositoryError{URL: url, Final: true, Err: &tooLargeError{fmt.Sprintf("%d references", len(refs))}}
 	}
 	result := make(map[string]Commit, len(refs))
 	for _, peeled := range []bool{false, true} {

@@ -77,9 +77,13 @@ func (s *Repositories) fetchCommit(ctx context.Context, c Channel) (*Repository,
 	}
 	if !r.has(c.Commit) {
 		spec := config.RefSpec(fmt.Sprintf("%s:refs/guixci/%s", c.Commit, c.Commit))
-		if r, err = s.update(ctx, c.URL, spec); err != nil {
+		r, err = s.update(ctx, c.URL, spec)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil, "", err
+		case err != nil:
 			return nil, "", &RepositoryError{
-				URL: c.URL, Err: fmt.Errorf("it has no commit %s", c.Commit),
+				URL: c.URL, Final: true, Err: fmt.Errorf("it has no commit %s", c.Commit),
 				Remedy: "the commit may have been removed by a force push; choose another one",
 			}
 		}
@@ -95,7 +99,7 @@ func (r *Repository) head(name string) (Commit, error) {
 	r.mu.Unlock()
 	if errors.Is(err, plumbing.ErrReferenceNotFound) {
 		return "", &RepositoryError{
-			URL: r.URL, Err: fmt.Errorf("it has no branch %q", strings.TrimPrefix(name, "refs/heads/")),
+			URL: r.URL, Final: true, Err: fmt.Errorf("it has no branch %q", strings.TrimPrefix(name, "refs/heads/")),
 			Remedy: "check the branch of the channel",
 		}
 	}
@@ -133,12 +137,12 @@ func (r *Repository) pinned(c Commit) (Commit, error) {
 	switch {
 	case err == nil && c.Complete() && tag != c:
 		// Guix would follow the tag: a pin that means something else than it says.
-		return "", &RepositoryError{URL: r.URL, Err: fmt.Errorf("a tag is named like the commit %s but stands at %s", c, tag),
+		return "", &RepositoryError{URL: r.URL, Final: true, Err: fmt.Errorf("a tag is named like the commit %s but stands at %s", c, tag),
 			Remedy: "do not use this repository"}
 	case err == nil || !errors.Is(err, plumbing.ErrReferenceNotFound):
 		return tag, err
 	case len(text) > 40 || !isHex(strings.ToLower(text)):
-		return "", &RepositoryError{URL: r.URL, Err: fmt.Errorf("it has no tag %q", text), Remedy: "check the commit of the channel"}
+		return "", &RepositoryError{URL: r.URL, Final: true, Err: fmt.Errorf("it has no tag %q", text), Remedy: "check the commit of the channel"}
 	}
 	return r.prefixed(strings.ToLower(text))
 }
@@ -167,14 +171,14 @@ func (r *Repository) prefixed(digits string) (Commit, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", &RepositoryError{URL: r.URL, Err: fmt.Errorf("it has no commit %s", digits), Remedy: "check the commit of the channel"}
+		return "", &RepositoryError{URL: r.URL, Final: true, Err: fmt.Errorf("it has no commit %s", digits), Remedy: "check the commit of the channel"}
 	}
-	return "", &RepositoryError{URL: r.URL, Err: fmt.Errorf("the commit %s is ambiguous", digits), Remedy: "write the commit in full"}
+	return "", &RepositoryError{URL: r.URL, Final: true, Err: fmt.Errorf("the commit %s is ambiguous", digits), Remedy: "write the commit in full"}
 }
 
 func (r *Repository) commitsWithPrefix(digits string) (found []Commit, err error) {
 	if len(digits) < 4 {
-		return nil, fmt.Errorf("the commit %q is too short", digits)
+		return nil, &RepositoryError{URL: r.URL, Final: true, Err: fmt.Errorf("the commit %q is too short", digits), Remedy: "write the commit in full"}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

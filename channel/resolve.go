@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
 // A Resolver turns channel lists into locks.
@@ -26,8 +28,8 @@ var ErrNoGuix = errors.New("'guix' channel is lacking")
 // commit where it does not. Dependencies are those that .guix-channel declares at
 // the commit found. Nothing is authenticated; see [Authenticator].
 func (r *Resolver) Resolve(ctx context.Context, list List) (*Lock, error) {
-	m, err := r.merge(ctx, list, nil)
-	if err != nil {
+	m := r.merge(list, nil)
+	if err := m.run(ctx); err != nil {
 		return nil, err
 	}
 	lock := m.lock(list)
@@ -41,8 +43,8 @@ func lackingGuix() error {
 	return fmt.Errorf("resolve channels: %w: every channel needs the one named guix", ErrNoGuix)
 }
 
-// merge resolves list, whose channels are written at places, if there are any.
-func (r *Resolver) merge(ctx context.Context, list List, places []Place) (*merge, error) {
+// merge begins to resolve list, whose channels are written at places, if there are any.
+func (r *Resolver) merge(list List, places []Place) *merge {
 	m := &merge{resolver: r, instances: map[string]*instance{}}
 	for i, c := range list {
 		d := Declaration{Channel: c.withDefaults()}
@@ -51,14 +53,18 @@ func (r *Resolver) merge(ctx context.Context, list List, places []Place) (*merge
 		}
 		m.work = append(m.work, declaration{Declaration: &d, local: true})
 	}
+	return m
+}
+
+func (m *merge) run(ctx context.Context) error {
 	for len(m.work) > 0 {
 		head := m.work[0]
 		m.work = m.work[1:]
 		if err := m.add(ctx, head); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // A merge is the state of one Resolve.
@@ -68,6 +74,9 @@ type merge struct {
 	chosen    []LockedChannel // in the order they were last chosen
 	all       []*Declaration  // in the order they were considered
 	instances map[string]*instance
+	// unreadable, when it is not nil, is told of a .guix-channel that cannot be read, which then
+	// counts as if it were not there.
+	unreadable func(*unreadableError)
 }
 
 // A declaration is a channel somebody asks for.
@@ -105,10 +114,15 @@ func (m *merge) add(ctx context.Context, d declaration) error {
 		m.chosen = slices.Delete(m.chosen, previous, previous+1)
 	}
 	if isLocal(d.Channel.URL) && !d.local && !m.resolver.AllowLocal {
-		return &RepositoryError{URL: d.Channel.URL, Err: fmt.Errorf("channel %s, which comes from elsewhere, may not name a repository on this machine (as its dependency %s)",
+		return &RepositoryError{URL: d.Channel.URL, Final: true, Err: fmt.Errorf("channel %s, which comes from elsewhere, may not name a repository on this machine (as its dependency %s)",
 			d.By, d.Channel.Name), Remedy: "allow it if you trust that channel"}
 	}
 	i, places, err := m.resolver.resolve(ctx, d)
+	var unreadable *unreadableError
+	if errors.As(err, &unreadable) && m.unreadable != nil {
+		m.unreadable(unreadable)
+		i.metadata, err = DefaultMetadata(), nil
+	}
 	if err != nil {
 		return err
 	}
@@ -145,9 +159,22 @@ func (r *Resolver) resolve(ctx context.Context, d declaration) (*instance, []Pla
 	return i, places, err
 }
 
+// An unreadableError is about the .guix-channel of some channel.
+type unreadableError struct {
+	text []byte
+	*sexp.SyntaxError
+}
+
+func (e *unreadableError) Unwrap() error { return e.SyntaxError }
+
 // dependencies returns what .guix-channel says, and where each dependency is written.
 func (r *Repository) dependencies(c Commit) (*Metadata, []Place, error) {
 	m, err := r.Metadata(c)
+	var syntax *sexp.SyntaxError
+	if errors.As(err, &syntax) {
+		text, textErr := r.File(c, metadataName)
+		return nil, nil, errors.Join(&unreadableError{text, syntax}, textErr)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

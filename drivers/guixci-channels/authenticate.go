@@ -92,7 +92,9 @@ func (a authentication) complete(repo *channel.Repository, c *channel.Channel) (
 		}
 	}
 	if a.end != "" {
-		c.Commit, err = repo.Commit(a.end)
+		if c.Commit, err = repo.Commit(a.end); err != nil {
+			err = usage(fmt.Errorf("--end: %w", err))
+		}
 	} else {
 		c.Commit, err = repo.Head()
 	}

@@ -47,12 +47,19 @@ func (d *driver) check(ctx context.Context, files []string, how checking) error 
 	if how.offline && how.from == "" {
 		return usage(fmt.Errorf("check --offline: there is nothing to compare with; say --from LOCK"))
 	}
+	var lock *channel.Lock
+	if how.from != "" {
+		var err error
+		if lock, err = readLock(how.from); err != nil {
+			return err
+		}
+	}
 	all := []channel.Finding{}
 	for _, name := range files {
 		if info, err := os.Stat(name); err == nil && info.IsDir() {
 			name = filepath.Join(name, ".guix-channel")
 		}
-		found, err := d.checkOne(ctx, name, how)
+		found, err := d.checkOne(ctx, name, how, lock)
 		if err != nil {
 			return err
 		}
@@ -73,19 +80,22 @@ func (d *driver) check(ctx context.Context, files []string, how checking) error 
 	return fmt.Errorf("check: %w", cli.ErrRed)
 }
 
-func (d *driver) checkOne(ctx context.Context, name string, how checking) (all []channel.Finding, err error) {
+// checkOne compares with the lock unless it is nil.
+func (d *driver) checkOne(ctx context.Context, name string, how checking, lock *channel.Lock) (all []channel.Finding, err error) {
 	list, f, err := how.channels(ctx, name)
 	if err != nil {
-		return nil, err
+		if text, readErr := os.ReadFile(name); readErr == nil {
+			all = channel.LintError(text, err)
+		}
+		if all != nil {
+			err = nil
+		}
+		return all, err
 	}
 	if f == nil { // a program or another format: where its channels are written is unknown
 		f = channel.FileOf(name, list)
 	}
-	if how.from != "" {
-		lock, err := readLock(how.from)
-		if err != nil {
-			return nil, err
-		}
+	if lock != nil {
 		all = f.Drift(lock)
 	}
 	if how.offline {

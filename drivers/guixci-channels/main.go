@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/genenetwork/guixci/channel"
+	"github.com/genenetwork/guixci/inferior/sexp"
 	"github.com/genenetwork/guixci/internal/cli"
 )
 
@@ -43,7 +44,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // be believed, a list that cannot be right however often one tries.
 func verdict(err error) error {
 	var refused *channel.AuthError
-	if errors.As(err, &refused) || errors.Is(err, channel.ErrNoGuix) {
+	var repository *channel.RepositoryError
+	var syntax *sexp.SyntaxError // in a channel; one in what the user gave is a usage error
+	if errors.As(err, &refused) || errors.Is(err, channel.ErrNoGuix) ||
+		errors.As(err, &repository) && repository.Final || errors.As(err, &syntax) {
 		return errors.Join(cli.ErrRed, err)
 	}
 	return err

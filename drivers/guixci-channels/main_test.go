@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 			"network": network,
 			"commit":  commit,
 			"expand":  expand,
+			"file":    file,
 			"status":  status,
 		},
 	})
@@ -71,6 +72,15 @@ func commit(ts *testscript.TestScript, _ bool, args []string) {
 	c, err := repo.Commit("master", "Change.", map[string]string{"n": args[2]}, channeltest.NewKey(args[1]))
 	ts.Check(err)
 	ts.Setenv(args[2], string(c))
+}
+
+// file makes a channel of one commit with one file, and sets $NAME_URL: file CHANNEL NAME CONTENT
+func file(ts *testscript.TestScript, _ bool, args []string) {
+	repo, err := channeltest.Init(ts.MkAbs("repos/" + args[0]))
+	ts.Check(err)
+	_, err = repo.Commit("master", "File.", map[string]string{args[1]: args[2]}, nil)
+	ts.Check(err)
+	ts.Setenv(strings.ToUpper(args[0])+"_URL", repo.URL())
 }
 
 // expand replaces the variables in files.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,7 @@ func (s *source) channels(ctx context.Context, name string) (channel.List, *chan
 		return f.List(), f, nil
 	}
 	var program *channel.NotDataError
-	if errors.As(err, &program) && s.noEvaluate {
+	if channel.IsMetadata(text) || filepath.Base(name) == ".guix-channel" || errors.As(err, &program) && s.noEvaluate {
 		return nil, nil, usage(err)
 	}
 	evaluator := channel.Evaluator{Guix: s.guix}
