@@ -31,18 +31,19 @@ func ReadAuthorizations(name string, text []byte) ([]Fingerprint, error) {
 		return nil, badAuthorizations(name, v, "the keys must be a list")
 	}
 	keys := []Fingerprint{}
-	for _, e := range entries {
+	for i, e := range entries {
+		at := &sexp.List{Pos: writtenAt(rest[1].(*sexp.List), i)}
 		items, _ := sexp.Items(e)
 		if len(items) == 0 {
-			return nil, badAuthorizations(name, v, fmt.Sprintf(`%.40s is not ("FINGERPRINT" …)`, e))
+			return nil, badAuthorizations(name, at, fmt.Sprintf(`%.40s is not ("FINGERPRINT" …)`, e))
 		}
 		text, ok := items[0].(sexp.String)
 		if !ok {
-			return nil, badAuthorizations(name, v, fmt.Sprintf(`%.40s is not ("FINGERPRINT" …)`, e))
+			return nil, badAuthorizations(name, at, fmt.Sprintf(`%.40s is not ("FINGERPRINT" …)`, e))
 		}
 		raw, err := hex.DecodeString(strings.Map(graphic, string(text)))
 		if err != nil {
-			return nil, badAuthorizations(name, v, fmt.Sprintf("%.60s is not a fingerprint", text))
+			return nil, badAuthorizations(name, at, fmt.Sprintf("%.60s is not a fingerprint", text))
 		}
 		if len(raw) == len(Fingerprint{}) {
 			keys = append(keys, Fingerprint(raw))

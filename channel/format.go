@@ -3,10 +3,14 @@ package channel
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
 // A Format is one of those of "guix describe -f".
@@ -70,50 +74,12 @@ func ReadDescription(name string, r io.Reader) (List, error) {
 	}
 	start := bytes.TrimSpace(text)
 	switch {
-	case bytes.HasPrefix(start, []byte("[")):
-		var list List
-		if err := decodeJSON(name, text, &list); err != nil {
-			return nil, err
-		}
-		return list, list.check(name)
-	case bytes.HasPrefix(start, []byte("{")):
-		return readJSONObject(name, text)
+	case bytes.HasPrefix(start, []byte("[")), bytes.HasPrefix(start, []byte("{")):
+		return readJSON(name, text)
 	case bytes.HasPrefix(start, []byte("name:")):
 		return readRecords(name, text)
 	}
 	return ReadList(name, bytes.NewReader(text))
-}
-
-// readJSONObject reads one channel, or the JSON form of a lock.
-func readJSONObject(name string, text []byte) (List, error) {
-	var lock struct{ Channels List }
-	if err := decodeJSON(name, text, &lock); err != nil {
-		return nil, err
-	}
-	if lock.Channels == nil {
-		lock.Channels = make(List, 1)
-		if err := decodeJSON(name, text, &lock.Channels[0]); err != nil {
-			return nil, err
-		}
-	}
-	return lock.Channels, lock.Channels.check(name)
-}
-
-// check refuses channels that lack what every channel has.
-func (l List) check(name string) error {
-	for i, c := range l {
-		if c.Name == "" || c.URL == "" {
-			return fmt.Errorf("read channels %q: channel %d lacks a name or a url", name, i+1)
-		}
-	}
-	return nil
-}
-
-func decodeJSON(name string, text []byte, to any) error {
-	if err := json.Unmarshal(text, to); err != nil {
-		return fmt.Errorf("read channels %q: %w", name, err)
-	}
-	return nil
 }
 
 // readRecords reads what "guix describe -f recutils" prints.
@@ -121,6 +87,7 @@ func readRecords(name string, text []byte) (list List, err error) {
 	in := bufio.NewScanner(bytes.NewReader(text))
 	in.Buffer(nil, maxDescription)
 	var c *Channel
+	var places []int // lines at which the records begin
 	for line := 1; in.Scan(); line++ {
 		text := strings.TrimSpace(in.Text())
 		if text == "" {
@@ -131,21 +98,28 @@ func readRecords(name string, text []byte) (list List, err error) {
 			continue
 		}
 		if c == nil {
-			list = append(list, Channel{Branch: defaultBranch})
+			list, places = append(list, Channel{Branch: defaultBranch}), append(places, 0)
 			c = &list[len(list)-1]
 		}
 		if err := c.record(text); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
+			return nil, &sexp.SyntaxError{File: name, Pos: sexp.Pos{Line: line, Column: 1}, Msg: err.Error()}
 		}
+		places[len(list)-1] = cmp.Or(places[len(list)-1], line)
 	}
 	for i, c := range list {
+		if c.Name == "" || c.URL == "" {
+			return nil, &sexp.SyntaxError{File: name, Pos: sexp.Pos{Line: places[i], Column: 1}, Msg: errIncomplete.Error()}
+		}
 		list[i] = c.withDefaults()
 	}
 	if err := in.Err(); err != nil {
 		return nil, fmt.Errorf("read channels %q: %w", name, err)
 	}
-	return list, list.check(name)
+	return list, nil
 }
+
+// errIncomplete is about a channel that lacks what every channel has.
+var errIncomplete = errors.New("the channel lacks a name or a url")
 
 // record takes in one line of a record. Other fields than these are skipped.
 func (c *Channel) record(line string) (err error) {

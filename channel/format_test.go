@@ -55,8 +55,8 @@ func TestReadDescription(t *testing.T) {
 		{`{}`, nil, "lacks a name or a url"},
 		{`[{]`, nil, "invalid character"},
 		{"name: x\n", nil, "lacks a name or a url"},
-		{"name: x\nnonsense\n", nil, "f:2: "},
-		{"name: x\nurl: u\nintroductionsigner: 12\n", nil, "f:3: "},
+		{"name: x\nnonsense\n", nil, "f:2:1: "},
+		{"name: x\nurl: u\nintroductionsigner: 12\n", nil, "f:3:1: "},
 		{"[" + strings.Repeat(" ", 5<<20), nil, "larger than"},
 	} {
 		got, err := channel.ReadDescription("f", strings.NewReader(test.text))
@@ -183,5 +183,50 @@ func TestOpenLocal(t *testing.T) {
 	}
 	if _, err := channel.OpenLocal(dir); err == nil || !strings.Contains(err.Error(), "not a git repository") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Every error says where.
+func TestDescriptionErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"[{\"name\": \"x\",\n \"url\": \"u\",}]":                                     "f:2:13: invalid character '}'",
+		"[{\"name\": \"x\", \"url\": \"u\"},\n  {\"name\": \"y\"}]":                  "f:2:3: the channel lacks a name or a url",
+		"[{\"name\": \"x\", \"url\": \"u\"},\n  {\"name\": \"é\", \"url\": 3}]":      "f:2:24: a JSON number where there must not be one",
+		"[{\"name\": \"x\", \"url\": \"u\", \"introduction\": {\"signer\": \"A\"}}]": `f:1:2: parse fingerprint "A": 1 hexadecimal digits`,
+		"\n{\"name\": \"x\"}": "f:1:1: the channel lacks a name or a url",
+		"{\"channels\": [{\"name\": \"x\", \"url\": \"u\"},\n 12]}": "f:2:3: a JSON number",
+		"{\"channels\":\n \"x\"}":                                   "f:2:",
+		"[{\"name\": \"x\", \"url\": \"u\"}":                        "f:1:",
+		"name: x\nurl: u\n\nname: y\n":                              "f:4:1: the channel lacks a name or a url",
+		"name: x\nnonsense\n":                                       `f:2:1: "nonsense" is not a field`,
+		"name: x\nintroductioncommit: 12\n":                         "f:2:1: parse commit",
+	} {
+		_, err := channel.ReadDescription("f", strings.NewReader(text))
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", text, err, want)
+		}
+		if !strings.HasPrefix(text, "{") {
+			continue
+		}
+		if _, err := channel.ReadLock("f", strings.NewReader(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("as a lock: %q: error %v, want %q", text, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"\n (provenance (version 1))":                              "f:2:2: not the provenance",
+		"(provenance (version 0) (channels\n (channel (name x))))": "f:2:2: channel x lacks a url",
+		"(provenance (version 0) (channels\n (chanel)))":           "f:2:2: (repository (version 0) …) is wanted",
+	} {
+		if _, err := channel.ReadProvenance("f", []byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", text, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"\n (manifesto)": "f:2:2: not the manifest",
+		"(manifest (version 4) (packages ((\"x\" \"1\" \"out\" \"/p\"\n (properties ((source\n  (repository (version 0) (name x)))))))))": "f:3:3: channel x lacks a url",
+	} {
+		if _, err := channel.ReadManifest("f", []byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", text, err, want)
+		}
 	}
 }

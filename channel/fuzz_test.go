@@ -81,6 +81,7 @@ func FuzzDescription(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		list, err := ReadDescription("f", bytes.NewReader(text))
+		hasPlace(t, text, err)
 		if err != nil || strings.ContainsAny(string(text), "\uFFFD") {
 			return
 		}
@@ -137,12 +138,32 @@ func FuzzOthers(f *testing.F) {
 		_, news := ReadNews("f", text)
 		_, manifest := ReadManifest("f", text)
 		_, provenance := ReadProvenance("f", text)
+		_, lock := ReadLock("f", bytes.NewReader(text))
 		for _, err := range []error{news, manifest, provenance} {
-			var syntax *sexp.SyntaxError
-			if errors.As(err, &syntax) && syntax.Pos.Line == 0 {
-				t.Errorf("no place in %v", err)
-			}
+			hasPlace(t, text, err)
+		}
+		if lock != nil && !strings.HasPrefix(lock.Error(), `read lock "f": channel `) {
+			hasPlace(t, text, lock)
 		}
 		lintMetadata("f", text)
 	})
+}
+
+// hasPlace checks that an error says where in the text it is.
+func hasPlace(t *testing.T, text []byte, err error) {
+	t.Helper()
+	var program *NotDataError
+	var syntax *sexp.SyntaxError
+	var pos sexp.Pos
+	switch {
+	case err == nil:
+		return
+	case errors.As(err, &program):
+		pos = program.Pos
+	case errors.As(err, &syntax):
+		pos = syntax.Pos
+	}
+	if pos.Line < 1 || pos.Column < 1 || pos.Line > bytes.Count(text, []byte("\n"))+1 {
+		t.Errorf("%q: no place in %v", text, err)
+	}
 }

@@ -105,6 +105,9 @@ func ReadLock(name string, r io.Reader) (*Lock, error) {
 	}
 	lock := &Lock{}
 	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
+		if _, err := readJSON(name, text); err != nil {
+			return nil, err
+		}
 		if err := json.Unmarshal(text, lock); err != nil {
 			return nil, fmt.Errorf("read lock %q: %w", name, err)
 		}

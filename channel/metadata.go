@@ -69,8 +69,9 @@ func (m metadataReader) metadata(properties *sexp.List) (_ *Metadata, err error)
 		result.Directory = "/" + result.Directory
 	}
 	rest, _ := sexp.Rest(properties, "dependencies")
-	for _, item := range rest {
-		c, err := m.dependency(item)
+	written := property(properties, "dependencies")
+	for i, item := range rest {
+		c, err := m.dependency(item, writtenAt(written, i+1))
 		if err != nil {
 			return nil, err
 		}
@@ -87,16 +88,35 @@ func (m metadataReader) text(l *sexp.List, key sexp.Symbol, to *string) error {
 	}
 	s, ok := v.(sexp.String)
 	if !ok {
-		return m.fail(l, "%s must be a string, not %.40s", key, v)
+		return m.fail(property(l, key), "%s must be a string, not %.40s", key, v)
 	}
 	*to = string(s)
 	return nil
 }
 
-func (m metadataReader) dependency(item sexp.Value) (Channel, error) {
+// property returns the list that [sexp.Field] looks for.
+func property(l *sexp.List, key sexp.Symbol) *sexp.List {
+	for _, item := range l.Items {
+		if p, ok := item.(*sexp.List); ok && len(p.Items) > 0 && p.Items[0] == sexp.Value(key) {
+			return p
+		}
+	}
+	return l
+}
+
+// writtenAt returns where an item of a list is, or the list where that is not known: of
+// (a . b) it is not.
+func writtenAt(l *sexp.List, i int) sexp.Pos {
+	if i < len(l.At) {
+		return l.At[i]
+	}
+	return l.Pos
+}
+
+func (m metadataReader) dependency(item sexp.Value, at sexp.Pos) (Channel, error) {
 	l, ok := item.(*sexp.List)
 	if !ok {
-		return Channel{}, m.fail(nil, "%.40s is not a dependency", item)
+		return Channel{}, m.fail(&sexp.List{Pos: at}, "%.40s is not a dependency", item)
 	}
 	c := Channel{Branch: defaultBranch}
 	name, _ := sexp.Field(l, "name")

@@ -1,8 +1,6 @@
 package channel
 
 import (
-	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
@@ -16,9 +14,11 @@ func ReadManifest(name string, text []byte) (List, error) {
 	if err != nil {
 		return nil, err
 	}
+	m := metadataReader{file: name}
+	top, _ := v.(*sexp.List)
 	rest, ok := sexp.Tagged(v, "manifest")
 	if !ok {
-		return nil, fmt.Errorf("read manifest %q: (manifest …) is wanted", name)
+		return nil, m.fail(top, "not the manifest of a profile: (manifest …) is wanted")
 	}
 	packages, _ := sexp.Rest(sexp.L(rest...), "packages")
 	var entries []sexp.Value
@@ -35,9 +35,9 @@ func ReadManifest(name string, text []byte) (List, error) {
 		if !ok {
 			continue
 		}
-		c, err := readRepository(source)
+		c, err := m.repository(source)
 		if err != nil {
-			return nil, fmt.Errorf("read manifest %q: %w", name, err)
+			return nil, err
 		}
 		list = append(list, c)
 	}
@@ -52,32 +52,35 @@ func ReadProvenance(name string, text []byte) (List, error) {
 	if err != nil {
 		return nil, err
 	}
+	m := metadataReader{file: name}
+	top, _ := v.(*sexp.List)
 	rest, ok := sexp.Tagged(v, "provenance")
 	version, _ := sexp.Field(sexp.L(rest...), "version")
 	if !ok || version != sexp.Value(sexp.Int(0)) {
-		return nil, fmt.Errorf("read provenance %q: (provenance (version 0) …) is wanted", name)
+		return nil, m.fail(top, "not the provenance of a system: (provenance (version 0) …) is wanted")
 	}
 	channels, _ := sexp.Rest(sexp.L(rest...), "channels")
 	list := List{}
 	for _, item := range channels {
-		c, err := readRepository(item)
+		c, err := m.repository(item)
 		if err != nil {
-			return nil, fmt.Errorf("read provenance %q: %w", name, err)
+			return nil, err
 		}
 		list = append(list, c)
 	}
 	return list, nil
 }
 
-// readRepository reads (repository (version 0) (url …) …), or (channel …) with the
+// repository reads (repository (version 0) (url …) …), or (channel …) with the
 // same fields.
-func readRepository(v sexp.Value) (Channel, error) {
+func (m metadataReader) repository(v sexp.Value) (Channel, error) {
+	l, _ := v.(*sexp.List)
 	rest, ok := sexp.Tagged(v, "repository")
 	if !ok {
 		rest, ok = sexp.Tagged(v, "channel")
 	}
 	if !ok {
-		return Channel{}, errors.New("(repository (version 0) …) is wanted")
+		return Channel{}, m.fail(l, "(repository (version 0) …) is wanted")
 	}
 	fields := sexp.L(rest...)
 	text := func(key sexp.Symbol) string {
@@ -90,11 +93,11 @@ func readRepository(v sexp.Value) (Channel, error) {
 		c.Name = guixName
 	}
 	if c.URL == "" {
-		return c, fmt.Errorf("channel %s lacks a url", c.Name)
+		return c, m.fail(l, "channel %s lacks a url", c.Name)
 	}
 	if i, ok := sexp.Field(fields, "introduction"); ok && sexp.True(i) {
 		var err error
-		if c.Introduction, err = (metadataReader{}).introduction(i); err != nil {
+		if c.Introduction, err = m.introduction(i); err != nil {
 			return c, err
 		}
 	}

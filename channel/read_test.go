@@ -177,7 +177,9 @@ func TestReadMetadata(t *testing.T) {
 		{"\n (channel (version 1))", nil, "f:2:2: unsupported version"},
 		{"(channel (version 0) (dependencies\n (channel (url \"u\"))))", nil, "f:2:2: the dependency lacks a name"},
 		{"(channel (version 0) (dependencies\n (channel (name x))))", nil, "f:2:2: dependency x lacks a url"},
-		{"(channel (version 0) (directory 1))", nil, "directory must be a string, not 1"},
+		{"(channel (version 0)\n (directory 1))", nil, "f:2:2: directory must be a string, not 1"},
+		{"(channel (version 0) (dependencies\n (channel (name x) (url \"u\"))\n  12))", nil, "f:3:3: 12 is not a dependency"},
+		{"(channel (version 0) (dependencies . 12))", nil, "f:1:22: 12 is not a dependency"},
 		{`(channel (version 0) (dependencies (channel (name x) (url "u") (introduction (version 0)))))`, nil, "invalid introduction"},
 		{"(channel (version 0)", nil, "f:1:21: unexpected end"},
 	} {
@@ -191,15 +193,37 @@ func TestReadMetadata(t *testing.T) {
 	}
 }
 
+func TestReadAuthorizationsErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                   "f:1:1: no datum in the file",
+		"(authorizations)":                   "f:1:1: not a .guix-authorizations file",
+		"\n (authorizations (version 1) ())": "f:2:2: not a .guix-authorizations file: only (version 0)",
+		"(authorizations (version 0) (\n  (\"ABCD\")\n  (alice)))": `f:3:3: not a .guix-authorizations file: (alice) is not ("FINGERPRINT" …)`,
+		"(authorizations (version 0) (\n  () ))":                   "f:2:3: ",
+		"(authorizations (version 0) ((\"ABCD\")\n (\"AB:CD\")))":  "f:2:2: not a .guix-authorizations file: \"AB:CD\" is not a fingerprint",
+		"(authorizations (version 0) ((\"ABCD\")\n (\"ABCD\")":     "f:2:10: unexpected end",
+	} {
+		if _, err := channel.ReadAuthorizations("f", []byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", text, err, want)
+		}
+	}
+}
+
 func FuzzReaders(f *testing.F) {
 	f.Add([]byte(`(channel (version 0) (dependencies (channel (name x) (url "u"))))`))
+	f.Add([]byte(`(channel (version 0) (directory . 1) (dependencies . 2))`))
 	f.Add([]byte(`(authorizations (version 0) (("3CE4 6455" (name "x"))))`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if m, err := channel.ReadMetadata("f", text); (m == nil) == (err == nil) {
-			t.Error("neither metadata nor error")
+		m, metadata := channel.ReadMetadata("f", text)
+		keys, authorizations := channel.ReadAuthorizations("f", text)
+		if (m == nil) == (metadata == nil) || (keys == nil) == (authorizations == nil) {
+			t.Error("neither a value nor an error")
 		}
-		if keys, err := channel.ReadAuthorizations("f", text); (keys == nil) == (err == nil) {
-			t.Error("neither keys nor error")
+		for _, err := range []error{metadata, authorizations} {
+			var syntax *sexp.SyntaxError
+			if err != nil && (!errors.As(err, &syntax) || syntax.Pos.Line < 1 || syntax.Pos.Column < 1) {
+				t.Errorf("no place in %v", err)
+			}
 		}
 	})
 }
