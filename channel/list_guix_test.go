@@ -3,9 +3,11 @@ package channel_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,35 +40,10 @@ const loadChannels = `
 `
 
 // guixReads returns the channels that Guix finds in each of the files.
-func guixReads(t *testing.T, texts []string) []channel.List {
+func guixReads(t *testing.T, texts []string) (lists []channel.List) {
 	t.Helper()
-	dir := t.TempDir()
-	args := []string{"repl", filepath.Join(dir, "load.scm")}
-	if err := os.WriteFile(args[1], []byte(loadChannels), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for i, text := range texts {
-		args = append(args, filepath.Join(dir, string(rune('a'+i))+".scm"))
-		if err := os.WriteFile(args[len(args)-1], []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), "guix", args...)
-	cmd.Stderr = &stderr
-	cmd.Env = append(os.Environ(), "HOME="+dir)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, &stderr)
-	}
-	r := sexp.NewReader(bytes.NewReader(out))
-	lists := make([]channel.List, len(texts))
-	for i := range lists {
-		v, err := r.Next()
-		if err != nil {
-			t.Fatalf("%v in\n%s", err, out)
-		}
-		lists[i] = channelsOf(t, v)
+	for _, v := range askGuix(t, loadChannels, texts) {
+		lists = append(lists, channelsOf(t, v))
 	}
 	return lists
 }
@@ -265,4 +242,146 @@ func manifestOf(t *testing.T, list channel.List) sexp.Value {
 	}
 	return sexp.L(sexp.Symbol("manifest"), sexp.L(sexp.Symbol("version"), sexp.Int(4)),
 		sexp.L(sexp.Symbol("packages"), entries))
+}
+
+// refuseChannels is a program for "guix repl" that loads channel files in a module like that of
+// "guix pull" and writes, for each, whether it comes to a list of channels.
+const refuseChannels = `
+(use-modules (guix channels) (guix ui) (ice-9 match))
+(for-each
+ (lambda (file)
+   (write (with-exception-handler
+              (const 'refused)
+            (lambda ()
+              (match (save-module-excursion
+                      (lambda ()
+                        (set-current-module (make-user-module '((guix channels))))
+                        (primitive-load file)))
+                (((? channel?) ...) 'channels)
+                (_ 'refused)))
+            #:unwind? #t))
+   (newline))
+ (cdr (command-line)))
+`
+
+// TestGuixRefusesTheSame has Guix load the files of TestReadListErrors. What we call a mistake
+// must be one for Guix, at once or when it uses the channel; what we call a program need not.
+func TestGuixRefusesTheSame(t *testing.T) {
+	guixtest.Require(t)
+	// Guix takes any object for these fields, and dies of it when it fetches or authenticates.
+	later := []string{"must be a symbol", "commit of an introduction", "hexadecimal digits instead of 40"}
+	var texts []string
+	for _, test := range listErrors {
+		texts = append(texts, test.text)
+	}
+	programs := 0
+	for i, verdict := range askGuix(t, refuseChannels, texts) {
+		_, err := channel.ReadList("f", strings.NewReader(texts[i]))
+		var program *channel.NotDataError
+		if errors.As(err, &program) {
+			programs++
+			continue
+		}
+		dies := slices.ContainsFunc(later, func(why string) bool { return strings.Contains(err.Error(), why) })
+		if refused := verdict.String() == "refused"; refused == dies {
+			t.Errorf("%.80q: we said %v, Guix: %v", texts[i], err, verdict)
+		}
+	}
+	if programs == len(texts) {
+		t.Error("nothing was compared")
+	}
+}
+
+// readMetadata is a program for "guix repl" that reads .guix-channel files.
+const readMetadata = `
+(use-modules (guix channels) (guix openpgp) (guix base16) (ice-9 match))
+(define-syntax-rule (field name metadata)
+  ((@@ (guix channels) name) metadata))
+(define (introduction i)
+  (and i (list ((@@ (guix channels) channel-introduction-first-signed-commit) i)
+               (bytevector->base16-string
+                ((@@ (guix channels) channel-introduction-first-commit-signer) i)))))
+(define (dependency c)
+  (and c (list (channel-name c) (channel-url c) (channel-branch c) (channel-commit c)
+               (introduction (channel-introduction c)))))
+(for-each
+ (lambda (file)
+   (write (with-exception-handler
+              (const 'refused)
+            (lambda ()
+              (let ((m (call-with-input-file file (@@ (guix channels) read-channel-metadata))))
+                (list (field channel-metadata-directory m) (field channel-metadata-url m)
+                      (field channel-metadata-news-file m) (field channel-metadata-keyring-reference m)
+                      (map dependency (field channel-metadata-dependencies m)))))
+            #:unwind? #t))
+   (newline))
+ (cdr (command-line)))
+`
+
+// TestGuixReadsTheSameMetadata has Guix read the files of TestReadMetadata.
+func TestGuixReadsTheSameMetadata(t *testing.T) {
+	guixtest.Require(t)
+	var texts []string
+	for _, test := range metadataTests {
+		texts = append(texts, test.text)
+	}
+	for i, answer := range askGuix(t, readMetadata, texts) {
+		test := metadataTests[i]
+		fields, _ := sexp.Items(answer)
+		if test.want == nil {
+			// Of a dependency without name or url Guix makes #f, and dies of that later.
+			dies := strings.Contains(test.err, "lacks a") || strings.Contains(test.err, "3:3: 12 is not a dependency")
+			if refused := answer.String() == "refused"; refused == dies {
+				t.Errorf("%s: we refuse it, Guix: %v", test.text, answer)
+			}
+			continue
+		}
+		if len(fields) != 5 {
+			t.Errorf("%s: Guix: %v", test.text, answer)
+			continue
+		}
+		text := func(i int) string { s, _ := sexp.Text(fields[i]); return s }
+		got := &channel.Metadata{Directory: text(0), URL: text(1), NewsFile: text(2), KeyringReference: text(3)}
+		if dependencies := channelsOf(t, fields[4]); len(dependencies) > 0 {
+			got.Dependencies = dependencies
+		}
+		if diff := cmp.Diff(got, test.want); diff != "" {
+			t.Errorf("%s: (-Guix +we) %s", test.text, diff)
+		}
+	}
+}
+
+// askGuix has Guix run a program on files of these texts, and returns what it wrote for each.
+func askGuix(t *testing.T, program string, texts []string) (answers []sexp.Value) {
+	t.Helper()
+	dir := t.TempDir()
+	args := []string{"repl", "--", filepath.Join(dir, "program.scm")}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(args[2], program)
+	for i, text := range texts {
+		args = append(args, filepath.Join(dir, fmt.Sprintf("%d.scm", i)))
+		write(args[len(args)-1], text)
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), "guix", args...)
+	cmd.Stderr = &stderr
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CACHE_HOME="+dir)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	in := sexp.NewReader(bytes.NewReader(out))
+	for range texts {
+		v, err := in.Next()
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, out)
+		}
+		answers = append(answers, v)
+	}
+	return answers
 }

@@ -69,30 +69,34 @@ func TestReadList(t *testing.T) {
 	}
 }
 
+// listErrors are files that have no list of channels, or none that can be known without running
+// them; TestGuixRefusesTheSame has Guix read them.
+var listErrors = []struct{ text, want string }{
+	{"", "f:1:1: the file does not end in a list of channels"},
+	{"(list", "f:1:6: unexpected end of text in the list that starts at 1:1"},
+	{"(list\n (channel (name 'x)))", "f:2:2: channel x lacks a url"},
+	{`(list (channel (url "u")))`, "f:1:7: the channel lacks a name"},
+	{`(list (channel (name "x") (url "u")))`, "f:1:22: the name of a channel must be a symbol, such as 'guix"},
+	{`(list (channel (name 'x) (name 'y)))`, "f:1:26: field name is given twice"},
+	{`(list (channel (name 'x) (url "u") (comit "c")))`, `f:1:37: a channel has no field "comit"`},
+	{`(channel (name 'x) (url "u"))`, "f:1:1: the file does not end in a list of channels"},
+	{"\n\n  (map identity %default-channels)", "f:3:3: (map identity %default-channels) is not plain data: write the channels out"},
+	{"(define x 1) (list)", "f:1:1: (define x 1) is not plain data"},
+	{`(list (channel (name 'x) (url (getenv "URL"))))`, `f:1:31: (getenv "URL") is not plain data`},
+	{`(list "x")`, `f:1:7: "x" is not a channel`},
+	{`(list %default-channels)`, "f:1:7: a list of channels where one channel is wanted"},
+	{`(cons %default-guix-channel %default-guix-channel)`, "f:1:29: a channel where a list of channels is wanted"},
+	{`(list (channel (name 'x) (url "u") (introduction (make-channel-introduction "abc" (openpgp-fingerprint "00")))))`,
+		"f:1:77: the commit of an introduction must be"},
+	{`(list (channel (name 'x) (url "u") (introduction (make-channel-introduction "0c119db2ea86a389769f4d2b9c6f5c41c027e336" (openpgp-fingerprint "00")))))`,
+		`f:1:141: parse fingerprint "00": 2 hexadecimal digits instead of 40`},
+	{strings.Repeat("(", 5000), "f:1:101: nested deeper than 100"},
+	{"(list \xff)", "f:1:7: not UTF-8 text"},
+	{"\x7fELF\x02\x01\x01", "is not plain data"},
+}
+
 func TestReadListErrors(t *testing.T) {
-	for _, test := range []struct{ text, want string }{
-		{"", "f:1:1: the file does not end in a list of channels"},
-		{"(list", "f:1:6: unexpected end of text in the list that starts at 1:1"},
-		{"(list\n (channel (name 'x)))", "f:2:2: channel x lacks a url"},
-		{`(list (channel (url "u")))`, "f:1:7: the channel lacks a name"},
-		{`(list (channel (name "x") (url "u")))`, "f:1:22: the name of a channel must be a symbol, such as 'guix"},
-		{`(list (channel (name 'x) (name 'y)))`, "f:1:26: field name is given twice"},
-		{`(list (channel (name 'x) (url "u") (comit "c")))`, `f:1:37: a channel has no field "comit"`},
-		{`(channel (name 'x) (url "u"))`, "f:1:1: the file does not end in a list of channels"},
-		{"\n\n  (map identity %default-channels)", "f:3:3: (map identity %default-channels) is not plain data: write the channels out"},
-		{"(define x 1) (list)", "f:1:1: (define x 1) is not plain data"},
-		{`(list (channel (name 'x) (url (getenv "URL"))))`, `f:1:31: (getenv "URL") is not plain data`},
-		{`(list "x")`, `f:1:7: "x" is not a channel`},
-		{`(list %default-channels)`, "f:1:7: a list of channels where one channel is wanted"},
-		{`(cons %default-guix-channel %default-guix-channel)`, "f:1:29: a channel where a list of channels is wanted"},
-		{`(list (channel (name 'x) (url "u") (introduction (make-channel-introduction "abc" (openpgp-fingerprint "00")))))`,
-			"f:1:77: the commit of an introduction must be"},
-		{`(list (channel (name 'x) (url "u") (introduction (make-channel-introduction "0c119db2ea86a389769f4d2b9c6f5c41c027e336" (openpgp-fingerprint "00")))))`,
-			`f:1:141: parse fingerprint "00": 2 hexadecimal digits instead of 40`},
-		{strings.Repeat("(", 5000), "f:1:101: nested deeper than 100"},
-		{"(list \xff)", "f:1:7: not UTF-8 text"},
-		{"\x7fELF\x02\x01\x01", "is not plain data"},
-	} {
+	for _, test := range listErrors {
 		_, err := channel.ReadList("f", strings.NewReader(test.text))
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%.60q: error %v, want %q in it", test.text, err, test.want)
@@ -152,37 +156,40 @@ func TestListJSON(t *testing.T) {
 	}
 }
 
+// metadataTests are .guix-channel files; TestGuixReadsTheSameMetadata has Guix read them.
+var metadataTests = []struct {
+	text string
+	want *channel.Metadata
+	err  string
+}{
+	{"(channel (version 0))", channel.DefaultMetadata(), ""},
+	{`(channel (version 0) (directory "a") (url "u") (news-file "n") (keyring-reference "k") (future #t) 12)`,
+		&channel.Metadata{Directory: "/a", URL: "u", NewsFile: "n", KeyringReference: "k"}, ""},
+	{`(channel (version 0) (directory "/b") (directory "c"))`,
+		&channel.Metadata{Directory: "/b", KeyringReference: "keyring"}, ""},
+	{`(channel (version 0) (dependencies
+	   (channel (name x) (url "u"))
+	   (channel (name y) (url "v") (branch "b") (commit "c") (introduction (channel-introduction
+	     (version 0) (commit "0c119db2ea86a389769f4d2b9c6f5c41c027e336")
+	     (signer "3CE4 6455 8A84 FDC6 9DB4  0CFB 090B 1199 3D9A EBB5") (more))))))`,
+		&channel.Metadata{Directory: "/", KeyringReference: "keyring", Dependencies: channel.List{
+			{Name: "x", URL: "u", Branch: "master"},
+			{Name: "y", URL: "v", Branch: "b", Commit: "c", Introduction: introduced},
+		}}, ""},
+	{"", nil, "f:1:1: no datum in the file"},
+	{"(chanel)", nil, "f:1:1: not a .guix-channel file"},
+	{"\n (channel (version 1))", nil, "f:2:2: unsupported version"},
+	{"(channel (version 0) (dependencies\n (channel (url \"u\"))))", nil, "f:2:2: the dependency lacks a name"},
+	{"(channel (version 0) (dependencies\n (channel (name x))))", nil, "f:2:2: dependency x lacks a url"},
+	{"(channel (version 0)\n (directory 1))", nil, "f:2:2: directory must be a string, not 1"},
+	{"(channel (version 0) (dependencies\n (channel (name x) (url \"u\"))\n  12))", nil, "f:3:3: 12 is not a dependency"},
+	{"(channel (version 0) (dependencies . 12))", nil, "f:1:22: 12 is not a dependency"},
+	{`(channel (version 0) (dependencies (channel (name x) (url "u") (introduction (version 0)))))`, nil, "invalid introduction"},
+	{"(channel (version 0)", nil, "f:1:21: unexpected end"},
+}
+
 func TestReadMetadata(t *testing.T) {
-	for _, test := range []struct {
-		text string
-		want *channel.Metadata
-		err  string
-	}{
-		{"(channel (version 0))", channel.DefaultMetadata(), ""},
-		{`(channel (version 0) (directory "a") (url "u") (news-file "n") (keyring-reference "k") (future #t) 12)`,
-			&channel.Metadata{Directory: "/a", URL: "u", NewsFile: "n", KeyringReference: "k"}, ""},
-		{`(channel (version 0) (directory "/b") (directory "c"))`,
-			&channel.Metadata{Directory: "/b", KeyringReference: "keyring"}, ""},
-		{`(channel (version 0) (dependencies
-		   (channel (name x) (url "u"))
-		   (channel (name y) (url "v") (branch "b") (commit "c") (introduction (channel-introduction
-		     (version 0) (commit "0c119db2ea86a389769f4d2b9c6f5c41c027e336")
-		     (signer "3CE4 6455 8A84 FDC6 9DB4  0CFB 090B 1199 3D9A EBB5") (more))))))`,
-			&channel.Metadata{Directory: "/", KeyringReference: "keyring", Dependencies: channel.List{
-				{Name: "x", URL: "u", Branch: "master"},
-				{Name: "y", URL: "v", Branch: "b", Commit: "c", Introduction: introduced},
-			}}, ""},
-		{"", nil, "f:1:1: no datum in the file"},
-		{"(chanel)", nil, "f:1:1: not a .guix-channel file"},
-		{"\n (channel (version 1))", nil, "f:2:2: unsupported version"},
-		{"(channel (version 0) (dependencies\n (channel (url \"u\"))))", nil, "f:2:2: the dependency lacks a name"},
-		{"(channel (version 0) (dependencies\n (channel (name x))))", nil, "f:2:2: dependency x lacks a url"},
-		{"(channel (version 0)\n (directory 1))", nil, "f:2:2: directory must be a string, not 1"},
-		{"(channel (version 0) (dependencies\n (channel (name x) (url \"u\"))\n  12))", nil, "f:3:3: 12 is not a dependency"},
-		{"(channel (version 0) (dependencies . 12))", nil, "f:1:22: 12 is not a dependency"},
-		{`(channel (version 0) (dependencies (channel (name x) (url "u") (introduction (version 0)))))`, nil, "invalid introduction"},
-		{"(channel (version 0)", nil, "f:1:21: unexpected end"},
-	} {
+	for _, test := range metadataTests {
 		got, err := channel.ReadMetadata("f", []byte(test.text))
 		if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
 			t.Errorf("%s: error %v, want %q", test.text, err, test.err)

@@ -2,9 +2,7 @@ package channel_test
 
 import (
 	"bytes"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -16,14 +14,18 @@ import (
 )
 
 // latestInstances is a program for "guix repl" that has Guix fetch, authenticate and
-// merge the channels of a file, and writes their names and commits.
+// merge the channels of files, and writes their names and commits, a list for each.
 const latestInstances = `
 (use-modules (guix channels) (guix store) (guix ui))
-(let* ((channels (load* (cadr (command-line)) (make-user-module '((guix channels)))))
-       (instances (with-store store (latest-channel-instances store channels))))
-  (write (map (lambda (i)
-                (list (channel-name (channel-instance-channel i)) (channel-instance-commit i)))
-              instances)))
+(with-store store
+  (for-each
+   (lambda (file)
+     (let ((channels (load* file (make-user-module '((guix channels))))))
+       (write (map (lambda (i)
+                     (list (channel-name (channel-instance-channel i)) (channel-instance-commit i)))
+                   (latest-channel-instances store channels)))
+       (newline)))
+   (cdr (command-line))))
 `
 
 // TestGuixMergesTheSame has Guix resolve the lists whose locks the other tests
@@ -64,48 +66,125 @@ func TestGuixMergesTheSame(t *testing.T) {
 		"reference":          {at("refs/heads/devel", ""), base},
 	} {
 		t.Run(name, func(t *testing.T) {
-			lock := resolve(t, newResolver(t), list)
-			var ours [][2]string
-			for _, c := range lock.Channels {
-				ours = append(ours, [2]string{c.Name, string(c.Commit)})
-			}
-			if diff := cmp.Diff(guixMerges(t, list), ours); diff != "" {
+			ours := instances(resolve(t, newResolver(t), list))
+			if diff := cmp.Diff(guixMerges(t, list)[0], ours); diff != "" {
 				t.Error(diff)
 			}
 		})
 	}
 }
 
-func guixMerges(t *testing.T, list channel.List) (instances [][2]string) {
-	t.Helper()
-	dir := t.TempDir()
-	var b, stderr bytes.Buffer
-	if _, err := list.WriteTo(&b); err != nil {
-		t.Fatal(err)
+// TestGuixMergesRandomTheSame does so for random lists of channels that depend on each other
+// at random, in circles too.
+func TestGuixMergesRandomTheSame(t *testing.T) {
+	guixtest.Require(t)
+	r := rand.New(rand.NewPCG(3, 3))
+	n := newRandomNetwork(t, r)
+	var lists []channel.List
+	for range 30 {
+		lists = append(lists, n.list(r))
 	}
-	script, file := filepath.Join(dir, "script.scm"), filepath.Join(dir, "channels.scm")
-	for name, text := range map[string]string{script: latestInstances, file: b.String()} {
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+	resolver := newResolver(t)
+	replaced := 0
+	for i, guix := range guixMerges(t, lists...) {
+		lock := resolve(t, resolver, lists[i])
+		if diff := cmp.Diff(guix, instances(lock)); diff != "" {
+			var b bytes.Buffer
+			lists[i].WriteTo(&b)
+			t.Errorf("%s: %s", &b, diff)
+		}
+		if len(lock.Channels) > len(lists[i]) || lock.Channels[len(lock.Channels)-1].DeclaredBy != "" {
+			replaced++
+		}
+	}
+	if replaced < 10 {
+		t.Errorf("only %d lists have dependencies that take part", replaced)
+	}
+}
+
+// A randomNetwork is repositories each of whose commits depends on some of the others.
+type randomNetwork struct {
+	names   []string
+	repos   map[string]*channeltest.Repo
+	intros  map[string]*channel.Introduction
+	commits map[string][]channel.Commit
+}
+
+func newRandomNetwork(t *testing.T, r *rand.Rand) *randomNetwork {
+	t.Helper()
+	n := &randomNetwork{names: []string{"a", "b", "c", "d", "e"}, repos: map[string]*channeltest.Repo{},
+		intros: map[string]*channel.Introduction{}, commits: map[string][]channel.Commit{}}
+	for _, name := range append(n.names, "guix") {
+		repo, intro := newRepo(t, map[string]string{"build-aux/build-self.scm": ";; " + name})
+		n.repos[name], n.intros[name], n.commits[name] = repo, intro, []channel.Commit{intro.Commit}
+		if err := repo.SetBranch("stable", intro.Commit); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "guix", "repl", "--", script, file)
-	cmd.Stderr = &stderr
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CACHE_HOME="+dir)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, &stderr)
+	for range 3 {
+		for _, name := range n.names {
+			var on []channel.Channel
+			for _, i := range r.Perm(len(n.names))[:r.IntN(3)] {
+				on = append(on, n.declare(r, n.names[i]))
+			}
+			c := commit(t, n.repos[name], "master", map[string]string{".guix-channel": channeltest.Metadata("", on...)})
+			n.commits[name] = append(n.commits[name], c)
+		}
 	}
-	v, err := sexp.Parse(string(out))
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, out)
+	return n
+}
+
+// declare asks for a channel in one of the ways there are.
+func (n *randomNetwork) declare(r *rand.Rand, name string) channel.Channel {
+	c := n.repos[name].Channel(name, n.intros[name])
+	switch r.IntN(4) {
+	case 0:
+		c.Branch = "stable"
+	case 1, 2:
+		c.Commit = n.commits[name][r.IntN(len(n.commits[name]))]
 	}
-	items, _ := sexp.Items(v)
-	for _, item := range items {
-		fields, _ := sexp.Items(item)
-		name, _ := sexp.Text(fields[0])
-		id, _ := sexp.Text(fields[1])
-		instances = append(instances, [2]string{name, id})
+	return c
+}
+
+// list returns some of the channels, one maybe twice, and guix.
+func (n *randomNetwork) list(r *rand.Rand) channel.List {
+	list := channel.List{n.declare(r, "guix")}
+	for range 1 + r.IntN(3) {
+		list = append(list, n.declare(r, n.names[r.IntN(len(n.names))]))
 	}
-	return instances
+	r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list
+}
+
+// instances are the names and commits of a lock.
+func instances(lock *channel.Lock) (all [][2]string) {
+	for _, c := range lock.Channels {
+		all = append(all, [2]string{c.Name, string(c.Commit)})
+	}
+	return all
+}
+
+// guixMerges returns the names and commits that Guix comes to, for each list.
+func guixMerges(t *testing.T, lists ...channel.List) (all [][][2]string) {
+	t.Helper()
+	var texts []string
+	for _, list := range lists {
+		var b bytes.Buffer
+		if _, err := list.WriteTo(&b); err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, b.String())
+	}
+	for _, v := range askGuix(t, latestInstances, texts) {
+		var one [][2]string
+		items, _ := sexp.Items(v)
+		for _, item := range items {
+			fields, _ := sexp.Items(item)
+			name, _ := sexp.Text(fields[0])
+			id, _ := sexp.Text(fields[1])
+			one = append(one, [2]string{name, id})
+		}
+		all = append(all, one)
+	}
+	return all
 }
