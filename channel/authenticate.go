@@ -290,7 +290,7 @@ func (a *Authenticator) verifier(repo *Repository, target Commit) (*verifier, er
 	keys, err := loadKeyring(repo, branch)
 	return &verifier{
 		repo: repo, keys: keys, historical: a.Historical, policy: a.policy(),
-		trees: map[objectID]authorizationEntry{}, files: map[objectID]authorizationFile{},
+		files: map[objectID]authorizationFile{},
 	}, err
 }
 

@@ -17,11 +17,15 @@ type job struct {
 	at      int32 // in the history
 	id      objectID
 	object  *commitObject // nil when it has to be read
+	entry   authorizationEntry
 	parents []parent
 }
 
 // A parent is what verifying a commit needs to know of its parent.
-type parent struct{ id, tree objectID }
+type parent struct {
+	id    objectID
+	entry authorizationEntry
+}
 
 // A checker verifies commits, several at once, and counts who signed them.
 type checker struct {
@@ -88,14 +92,41 @@ func (c *checker) isBroken() bool {
 	return c.broken
 }
 
-// job describes a commit that the history has read, like its parents.
-func (c *checker) job(i int32, object *commitObject) job {
-	n := &c.history.nodes[i]
-	j := job{at: i, id: n.id, object: object}
-	for _, p := range c.history.edges[n.begin:n.after] {
-		j.parents = append(j.parents, parent{c.history.nodes[p].id, c.history.nodes[p].tree})
+// job describes a commit. Its parents have been read, unless an error is returned.
+func (c *checker) job(i int32, object *commitObject) (job, error) {
+	j := job{at: i, id: c.history.nodes[i].id, object: object}
+	parents, err := c.history.parents(i)
+	if err != nil {
+		return j, err
 	}
-	return j
+	if j.entry, err = c.entry(i, object); err != nil {
+		return j, err
+	}
+	for _, p := range parents {
+		e, err := c.entry(p, nil)
+		if err != nil {
+			return j, err
+		}
+		j.parents = append(j.parents, parent{c.history.nodes[p].id, e})
+	}
+	return j, nil
+}
+
+// entry returns what a commit, whose object is nil when it has to be read for that, has by the
+// name .guix-authorizations.
+func (c *checker) entry(i int32, object *commitObject) (e authorizationEntry, err error) {
+	if known := c.history.nodes[i].entry; known != none {
+		return c.history.entries[known], nil
+	}
+	if object == nil {
+		if object, err = c.history.read(i); err != nil {
+			return e, err
+		}
+	}
+	if e, err = c.verifier.repo.authorizations(object.tree); err == nil {
+		c.history.nodes[i].entry = c.history.intern(e)
+	}
+	return e, err
 }
 
 // inOrder verifies commits, parents before children, and stops some time after the
@@ -106,28 +137,18 @@ func (c *checker) inOrder(ctx context.Context, commits []int32) error {
 			if c.isBroken() {
 				return nil
 			}
-			if err := c.readParents(i); err != nil {
+			j, err := c.job(i, nil)
+			if err != nil {
 				return err
 			}
 			select {
-			case jobs <- c.job(i, nil):
+			case jobs <- j:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
 		return nil
 	})
-}
-
-// readParents makes the trees of a commit's parents known.
-func (c *checker) readParents(i int32) error {
-	parents, err := c.history.parents(i)
-	for _, p := range parents {
-		if err == nil {
-			_, err = c.history.parents(p)
-		}
-	}
-	return err
 }
 
 // difference returns the commits to be verified, parents before children, and those that have
@@ -150,8 +171,8 @@ func (c *checker) rest(ctx context.Context, order []int32, done commitSet) error
 	for _, i := range order {
 		wanted.add(i)
 	}
-	for i := range done {
-		if done[i] && !wanted.has(int32(i)) { // it comes before the introduction, for all its date
+	for i := range done.all() {
+		if !wanted.has(i) { // it comes before the introduction, for all its date
 			c.count, c.failed, c.broken, done = tally{}, nil, false, nil
 			break
 		}
@@ -163,7 +184,10 @@ func (c *checker) rest(ctx context.Context, order []int32, done commitSet) error
 	}
 	for _, i := range order {
 		if c.failed.has(i) {
-			_, _, err := c.verifier.verify(c.job(i, nil))
+			j, err := c.job(i, nil)
+			if err == nil {
+				_, _, err = c.verifier.verify(j)
+			}
 			return err
 		}
 	}
@@ -196,9 +220,6 @@ type waiting struct {
 // walking verifies what it meets on the way from the target, and returns what that was.
 func (c *checker) walking(ctx context.Context, d *difference, oldest time.Time) (commitSet, error) {
 	w := &walker{checker: c, oldest: oldest, stop: []commitSet{d.known, d.introduction()}}
-	if err := c.readParents(d.at(d.intro)); err != nil {
-		return nil, err
-	}
 	w.meet(d.at(d.target))
 	err := c.run(ctx, w.produce)
 	return w.done, err
@@ -212,7 +233,7 @@ func (w *walker) produce(ctx context.Context, jobs chan<- job) error {
 			return err
 		}
 		// Reading is this goroutine's only: those that verify would wait for each other.
-		if _, err := w.verifier.entry(object.tree); err != nil {
+		if _, err := w.entry(i, object); err != nil {
 			return err
 		}
 		parents, _ := w.history.parents(i)
@@ -240,8 +261,12 @@ func (w *walker) meet(i int32) {
 // release hands out the commits whose parents have been read by now.
 func (w *walker) release(ctx context.Context, jobs chan<- job, read int) error {
 	for ; len(w.held) > 0 && w.held[0].until <= read; w.held = w.held[1:] {
+		j, err := w.job(w.held[0].at, w.held[0].object)
+		if err != nil {
+			return err
+		}
 		select {
-		case jobs <- w.job(w.held[0].at, w.held[0].object):
+		case jobs <- j:
 			w.done.add(w.held[0].at)
 		case <-ctx.Done():
 			return ctx.Err()

@@ -4,49 +4,103 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
+	"iter"
 )
 
-// A history knows the commits of a repository that it has walked. Of each it keeps
-// some sixty bytes whatever the size of the commit: a walk has to know where it has been.
+// A history knows the commits of a repository that it has walked: a walk has to know where it
+// has been. Of each it keeps some fifty bytes, whatever the size of the commit. What else is
+// kept is bounded, by the number of different .guix-authorizations if by nothing else.
 type history struct {
 	repo  *Repository
-	index map[objectID]int32 // position in nodes
 	nodes []node
 	edges []int32 // the parents of all nodes, one node's after another's
+	// table finds nodes by their ids: each slot has a position in nodes, or none. What follows the
+	// slot an id belongs in is where it is if that was taken.
+	table []int32
+	seed  maphash.Seed // so that nobody can choose ids that share a slot
+	// entries are what trees have by the name .guix-authorizations: few are different.
+	entries []authorizationEntry
+	known   map[authorizationEntry]int32 // positions in entries
 }
 
 // A node is what is kept of a commit.
 type node struct {
-	id, tree     objectID
-	begin, after int32 // its parents are edges[begin:after]; both are unread before it is read
+	id           objectID
+	begin, after int32 // its parents are edges[begin:after]; both are none before it is read
+	entry        int32 // position in entries; none before somebody asked
 }
 
-const unread = -1
+const none = -1
 
 // A commitSet has the positions of commits in a history. The zero value is empty.
-type commitSet []bool
+type commitSet []uint64
 
-func (s commitSet) has(i int32) bool { return int(i) < len(s) && s[i] }
+func (s commitSet) has(i int32) bool { return int(i>>6) < len(s) && s[i>>6]>>(i&63)&1 == 1 }
 
 func (s *commitSet) add(i int32) {
-	for int(i) >= len(*s) {
-		*s = append(*s, false)
+	for int(i>>6) >= len(*s) {
+		*s = append(*s, 0)
 	}
-	(*s)[i] = true
+	(*s)[i>>6] |= 1 << (i & 63)
+}
+
+// all yields the positions.
+func (s commitSet) all() iter.Seq[int32] {
+	return func(yield func(int32) bool) {
+		for i := range int32(len(s) * 64) {
+			if s.has(i) && !yield(i) {
+				return
+			}
+		}
+	}
 }
 
 func newHistory(r *Repository) *history {
-	return &history{repo: r, index: map[objectID]int32{}}
+	return &history{repo: r, seed: maphash.MakeSeed(), known: map[authorizationEntry]int32{}}
 }
 
 // at returns the position of a commit, which need not exist.
 func (h *history) at(id objectID) int32 {
-	i, ok := h.index[id]
+	if 2*len(h.nodes) >= len(h.table) {
+		h.grow()
+	}
+	slot := h.slot(id)
+	if h.table[slot] == none {
+		h.table[slot] = int32(len(h.nodes))
+		h.nodes = append(h.nodes, node{id: id, begin: none, after: none, entry: none})
+	}
+	return h.table[slot]
+}
+
+// slot returns the slot that has an id, or the empty one where it belongs.
+func (h *history) slot(id objectID) int {
+	mask := len(h.table) - 1
+	i := int(maphash.Bytes(h.seed, id[:])) & mask
+	for h.table[i] != none && h.nodes[h.table[i]].id != id {
+		i = (i + 1) & mask
+	}
+	return i
+}
+
+// grow makes the table, whose size is a power of two, twice as large.
+func (h *history) grow() {
+	h.table = make([]int32, max(64, 2*len(h.table)))
+	for i := range h.table {
+		h.table[i] = none
+	}
+	for i := range h.nodes {
+		h.table[h.slot(h.nodes[i].id)] = int32(i)
+	}
+}
+
+// intern returns the position of an entry.
+func (h *history) intern(e authorizationEntry) int32 {
+	i, ok := h.known[e]
 	if !ok {
-		i = int32(len(h.nodes))
-		h.index[id] = i
-		h.nodes = append(h.nodes, node{id: id, begin: unread, after: unread})
+		i = int32(len(h.entries))
+		h.entries, h.known[e] = append(h.entries, e), i
 	}
 	return i
 }
@@ -60,7 +114,7 @@ func (h *history) all(ids []objectID) (at []int32) {
 
 // parents returns those of a commit, which is read when it was not yet.
 func (h *history) parents(i int32) ([]int32, error) {
-	if h.nodes[i].begin == unread {
+	if h.nodes[i].begin == none {
 		if _, err := h.read(i); err != nil {
 			return nil, err
 		}
@@ -79,10 +133,10 @@ func (h *history) read(i int32) (*commitObject, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.nodes[i].begin == unread {
+	if h.nodes[i].begin == none {
 		parents := h.all(c.parents) // may move nodes
 		n := &h.nodes[i]
-		n.tree, n.begin = c.tree, int32(len(h.edges))
+		n.begin = int32(len(h.edges))
 		h.edges = append(h.edges, parents...)
 		n.after = int32(len(h.edges))
 	}

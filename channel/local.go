@@ -9,7 +9,6 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/storer"
-	"github.com/go-git/go-git/v5/storage/filesystem"
 )
 
 // OpenLocal opens somebody's own repository, bare or with a work tree, where it is:
@@ -23,10 +22,8 @@ func OpenLocal(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open repository %q: %w", dir, err)
 	}
-	r := openMirrorWith(dir, objects, filesystem.Options{
-		ExclusiveAccess: true, KeepDescriptors: true, LargeObjectThreshold: maxObject,
-	})
-	r.local, r.headDir = true, head
+	r := openMirror(dir, objects)
+	r.local, r.headDir, r.much = true, head, true
 	return r, nil
 }
 

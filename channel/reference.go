@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 )
 
@@ -111,13 +111,15 @@ func (r *Repository) head(name string) (Commit, error) {
 
 // peel follows an annotated tag, once as Guix does, to a commit.
 func (r *Repository) peel(id objectID) (Commit, error) {
-	r.mu.Lock()
-	tag, err := object.GetTag(r.store, plumbing.Hash(id))
-	r.mu.Unlock()
-	if err == nil {
-		id = objectID(tag.Target)
+	if tag, err := r.object(id, plumbing.TagObject); err == nil {
+		line, _, _ := bytes.Cut(tag, []byte("\n"))
+		target, err := parseID(bytes.TrimPrefix(line, []byte("object ")))
+		if err != nil {
+			return "", fmt.Errorf("read tag %v of %q: %w", id, r.URL, err)
+		}
+		id = target
 	}
-	_, err = r.commit(id)
+	_, err := r.commit(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %v", errCorrupt, err) // a reference to nothing
 	}

@@ -24,8 +24,11 @@ type Repository struct {
 	headDir string // where HEAD is
 	local   bool   // somebody's own, not a mirror
 
-	mu    sync.Mutex // guards store, which go-git does not make safe
+	mu    sync.Mutex // guards the rest, which go-git does not make safe
 	store *filesystem.Storage
+	cache cache.Object
+	much  bool   // is going to be read
+	packs *packs // of a repository from which much is read, once something is
 }
 
 // errCorrupt is wrapped by errors that a fresh clone cures.
@@ -35,12 +38,10 @@ var errCorrupt = errors.New("the mirror is damaged")
 const maxObject = 64 << 20
 
 func openMirror(url, dir string) *Repository {
-	return openMirrorWith(url, dir, filesystem.Options{ExclusiveAccess: true, LargeObjectThreshold: maxObject})
-}
-
-func openMirrorWith(url, dir string, o filesystem.Options) *Repository {
-	store := filesystem.NewStorageWithOptions(osfs.New(dir), &objectCache{Object: cache.NewObjectLRU(8 * cache.MiByte)}, o)
-	return &Repository{URL: url, dir: dir, headDir: dir, store: store}
+	objects := &objectCache{Object: cache.NewObjectLRU(8 * cache.MiByte)}
+	options := filesystem.Options{ExclusiveAccess: true, LargeObjectThreshold: maxObject}
+	return &Repository{URL: url, dir: dir, headDir: dir, cache: objects,
+		store: filesystem.NewStorageWithOptions(osfs.New(dir), objects, options)}
 }
 
 // An objectCache keeps few objects. Its like in go-git counts the bytes of objects but not what it
@@ -64,24 +65,41 @@ func (c *objectCache) Put(o plumbing.EncodedObject) {
 }
 
 // forReadingMuch returns the same mirror with files that stay open until it is
-// closed, which is several times faster for whole histories.
+// closed, which is several times faster for whole histories, and takes less memory.
 func (r *Repository) forReadingMuch() *Repository {
-	return openMirrorWith(r.URL, r.dir, filesystem.Options{
-		ExclusiveAccess: true, KeepDescriptors: true, LargeObjectThreshold: maxObject,
-	})
+	much := openMirror(r.URL, r.dir)
+	much.much = true
+	return much
 }
 
 func (r *Repository) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.store.Close()
+	err := r.store.Close()
+	if r.packs != nil {
+		err = errors.Join(err, r.packs.close())
+	}
+	return err
+}
+
+// find returns an object as go-git has it. The caller holds the lock.
+func (r *Repository) find(id objectID) (plumbing.EncodedObject, error) {
+	if r.much && r.packs == nil {
+		r.packs = openPacks(r.dir, r.cache)
+	}
+	if r.packs != nil {
+		if o, err := r.packs.object(id); !errors.Is(err, plumbing.ErrObjectNotFound) {
+			return o, err
+		}
+	}
+	return r.store.EncodedObject(plumbing.AnyObject, plumbing.Hash(id))
 }
 
 // object returns the bytes of an object after checking that they have that id.
 func (r *Repository) object(id objectID, kind plumbing.ObjectType) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	o, err := r.store.EncodedObject(plumbing.AnyObject, plumbing.Hash(id))
+	o, err := r.find(id)
 	if errors.Is(err, plumbing.ErrObjectNotFound) {
 		return nil, fmt.Errorf("read %v %v: %w", kind, id, fs.ErrNotExist)
 	}

@@ -20,14 +20,9 @@ type verifier struct {
 	historical []Fingerprint
 	policy     *policy // nil asks for no more than Guix does
 
-	mu    sync.Mutex                      // guards the two below
-	trees map[objectID]authorizationEntry // of some trees, see maxTrees
-	files map[objectID]authorizationFile  // by blob: there are few different ones
+	mu    sync.Mutex                     // guards files
+	files map[objectID]authorizationFile // by blob: there are few different ones
 }
-
-// maxTrees limits the trees remembered. A commit is verified soon before or after its
-// children, which ask for the same tree.
-const maxTrees = 8192
 
 // An authorizationEntry is what a tree has by the name .guix-authorizations.
 type authorizationEntry struct {
@@ -123,11 +118,7 @@ func (v *verifier) verify(j job) (signer Fingerprint, when time.Time, err error)
 }
 
 func (v *verifier) check(j job, c *commitObject) (Fingerprint, error) {
-	own, err := v.entry(c.tree)
-	if err != nil {
-		return Fingerprint{}, err
-	}
-	signer, err := v.signer(j.id, c, !own.there)
+	signer, err := v.signer(j.id, c, !j.entry.there)
 	if err != nil {
 		return Fingerprint{}, err
 	}
@@ -170,7 +161,11 @@ func (v *verifier) taken(id objectID, key Fingerprint) (Commit, time.Time, error
 		if err != nil {
 			return "", time.Time{}, err
 		}
-		keys, err := v.authorizedBy(parent{id, c.tree})
+		entry, err := v.repo.authorizations(c.tree)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		keys, err := v.authorizedBy(parent{id, entry})
 		if _, broken := err.(*AuthError); broken {
 			return "", time.Time{}, nil
 		}
@@ -263,12 +258,8 @@ func (v *verifier) authorized(parents []parent) ([]Fingerprint, error) {
 
 // authorizedBy returns the keys that one commit authorizes for its children.
 func (v *verifier) authorizedBy(p parent) ([]Fingerprint, error) {
-	e, err := v.entry(p.tree)
-	if err != nil {
-		return nil, err
-	}
-	if e.isFile {
-		keys, err := v.file(e.blob)
+	if p.entry.isFile {
+		keys, err := v.file(p.entry.blob)
 		if _, isAuth := err.(*AuthError); isAuth {
 			return nil, refuse(p.id, MalformedAuthorizations, "has a .guix-authorizations that cannot be read: %v", err.(*AuthError).Detail)
 		}
@@ -289,7 +280,7 @@ func (v *verifier) neverHad(p parent) error {
 		if err != nil {
 			return err
 		}
-		e, err := v.entry(before.tree)
+		e, err := v.repo.authorizations(before.tree)
 		if err != nil {
 			return err
 		}
@@ -300,25 +291,16 @@ func (v *verifier) neverHad(p parent) error {
 	return nil
 }
 
-func (v *verifier) entry(tree objectID) (authorizationEntry, error) {
-	v.mu.Lock()
-	known, ok := v.trees[tree]
-	v.mu.Unlock()
-	if ok {
-		return known, nil
-	}
-	e, there, err := v.repo.entry(tree, authorizationsName)
-	if err != nil {
+// authorizations returns what a tree has by the name .guix-authorizations.
+func (r *Repository) authorizations(tree objectID) (authorizationEntry, error) {
+	e, there, err := r.entry(tree, authorizationsName)
+	if !there || err != nil {
 		return authorizationEntry{}, err
 	}
-	found := authorizationEntry{there: there, isFile: there && !e.isDir() && !e.isSubmodule(), blob: e.id}
-	v.mu.Lock()
-	if len(v.trees) >= maxTrees {
-		clear(v.trees)
+	if isFile := !e.isDir() && !e.isSubmodule(); isFile {
+		return authorizationEntry{there: true, isFile: true, blob: e.id}, nil
 	}
-	v.trees[tree] = found
-	v.mu.Unlock()
-	return found, nil
+	return authorizationEntry{there: true}, nil
 }
 
 func (v *verifier) file(blob objectID) ([]Fingerprint, error) {
