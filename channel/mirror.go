@@ -212,6 +212,9 @@ func (s *Repositories) update(ctx context.Context, url string, specs ...config.R
 		return nil, err
 	}
 	defer unlock()
+	if err := removeAll(filepath.Join(r.dir, "objects/pack/tmp_pack_*")); err != nil { // of fetches that failed
+		return nil, fmt.Errorf("fetch %q: %w", url, err)
+	}
 	if err := s.fetch(ctx, r, specs...); err != nil {
 		return nil, err
 	}
@@ -223,7 +226,7 @@ func (s *Repositories) fetch(ctx context.Context, r *Repository, specs ...config
 	if err := checkLocalSize(r.URL); err != nil {
 		return err
 	}
-	remote := git.NewRemote(r.store, &config.RemoteConfig{Name: "origin", URLs: []string{r.URL}})
+	remote := git.NewRemote(guardedStore{r.store, isLocal(r.URL)}, &config.RemoteConfig{Name: "origin", URLs: []string{r.URL}})
 	err := remote.FetchContext(ctx, &git.FetchOptions{
 		RefSpecs: specs, Tags: git.NoTags, Force: true, Prune: specs[0].IsWildcard(),
 	})

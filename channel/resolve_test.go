@@ -381,6 +381,14 @@ func TestLeftoversOfKilledProcess(t *testing.T) {
 	if len(left) != 1 || left[0] != name {
 		t.Errorf("in the directory: %v", left)
 	}
+	half := filepath.Join(name, "objects/pack/tmp_pack_123") // of a fetch
+	if err := os.WriteFile(half, []byte("PACK"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	resolve(t, resolver, list)
+	if _, err := os.Stat(half); err == nil {
+		t.Error("half a pack is still there")
+	}
 }
 
 // The head of a branch is known without a clone, and fast enough to ask often.
