@@ -29,7 +29,7 @@ func TestEndlessReferences(t *testing.T) {
 		out.WriteString("0000")
 		line(strings.Repeat("1", 40) + " refs/heads/master\x00agent=x\n")
 		for i := 0; r.Context().Err() == nil; i++ {
-			if line(fmt.Sprintf("%040x refs/heads/%08d\n", i+1, i)) != nil {
+			if line(fmt.Sprintf("%040x refs/heads/%s%08d\n", i+1, strings.Repeat("long", 4000), i)) != nil {
 				return
 			}
 		}

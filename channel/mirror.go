@@ -222,7 +222,7 @@ func (s *Repositories) update(ctx context.Context, url string, specs ...config.R
 }
 
 func (s *Repositories) fetch(ctx context.Context, r *Repository, specs ...config.RefSpec) error {
-	limitHTTP()
+	limitTransports()
 	if err := checkLocalSize(r.URL); err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (s *Repositories) References(ctx context.Context, url string) (map[string]C
 	if err := checkURL(url); err != nil {
 		return nil, err
 	}
-	limitHTTP()
+	limitTransports()
 	if err := checkLocalSize(url); err != nil {
 		return nil, err
 	}
