@@ -3,17 +3,21 @@ package channel
 import "fmt"
 
 // Drift compares a file with a lock and returns a finding for every channel of the file that
-// the lock has otherwise. Nothing is asked of the network.
+// the lock has otherwise, or that the lock lacks and nothing pins. Nothing is asked of the network.
 // [File.Pin] cures findings of code [Drift]; the others are for people to decide.
 func (f *File) Drift(lock *Lock) []Finding {
 	l := &linter{}
 	locked := lock.List()
 	for _, e := range f.items {
+		at := place(f.Name, e.at)
 		c, ok := locked.Named(e.Name)
+		if !ok && !e.Commit.Complete() {
+			l.find(Unpinned, e.Name, at, "add it to the list that the lock is made from, or pin it here",
+				"channel %s %s, and the lock lacks it", e.Name, stands(e.Commit))
+		}
 		if !ok {
 			continue
 		}
-		at := place(f.Name, e.at)
 		if e.Commit != c.Commit {
 			l.find(Drift, e.Name, at, `run "guixci-channels sync"`, "channel %s %s, the lock has it at %s", e.Name, stands(e.Commit), c.Commit)
 		}

@@ -214,7 +214,7 @@ func TestDrift(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"drift x", "conflicting-url y"}, codes(f.Drift(lockOf()))); diff != "" {
+	if diff := cmp.Diff([]string{"drift x", "conflicting-url y", "unpinned z"}, codes(f.Drift(lockOf()))); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -107,7 +107,13 @@ func (d *driver) checkOne(ctx context.Context, name string, how checking, lock *
 	}
 	resolver := &channel.Resolver{Repositories: repos, AllowLocal: how.allowLocal, Logger: d.logger()}
 	found, _, err := resolver.Lint(ctx, f)
-	return append(all, found...), err
+	drift := all // which may have said the same already
+	for _, one := range found {
+		if !slices.ContainsFunc(drift, func(f channel.Finding) bool { return f.Code == one.Code && f.Place == one.Place }) {
+			all = append(all, one)
+		}
+	}
+	return all, err
 }
 
 func (d *driver) printFindings(all []channel.Finding) {
