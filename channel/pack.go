@@ -2,9 +2,11 @@ package channel
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,16 +36,32 @@ type pack struct {
 	read int // objects, since the Packfile was made
 }
 
-// openPacks opens what packs there are, and leaves out those that it cannot read: go-git may.
+// maxPacks limits how many packs are open at once; each takes two files.
+const maxPacks = 128
+
+// openPacks opens what packs there are, the largest if there are many, and leaves out those that
+// it cannot read: go-git may.
 func openPacks(dir string, objects cache.Object) *packs {
 	p := &packs{dir: osfs.New(dir), cache: objects}
 	names, _ := filepath.Glob(filepath.Join(dir, "objects/pack/pack-*.idx"))
+	if len(names) > maxPacks {
+		slices.SortFunc(names, func(a, b string) int { return cmp.Compare(fileSize(b), fileSize(a)) })
+		names = names[:maxPacks]
+	}
 	for _, name := range names {
 		if one, err := p.open("objects/pack/" + strings.TrimSuffix(filepath.Base(name), ".idx")); err == nil {
 			p.all = append(p.all, one)
 		}
 	}
 	return p
+}
+
+func fileSize(name string) int64 {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 func (p *packs) open(name string) (*pack, error) {

@@ -19,18 +19,23 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 )
 
+func runGit(t *testing.T, dir, stdin string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "git", args...)
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+}
+
 // packedRepository makes one with a pack in which most objects are deltas.
 func packedRepository(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	git := func(stdin string, args ...string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "git", args...)
-		cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
-		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("git %v: %v\n%s", args, err, out)
-		}
+		runGit(t, dir, stdin, args...)
 	}
 	git("", "init", "-q", "--bare")
 	var b strings.Builder
@@ -94,6 +99,29 @@ func TestPacks(t *testing.T) {
 	}
 	if n, _ := ours.Count(); int(n) != count || count < 150 {
 		t.Errorf("%d objects, %d", n, count)
+	}
+}
+
+// Of very many packs the largest are kept open. What is in the others is read all the same.
+func TestManyPacks(t *testing.T) {
+	dir := packedRepository(t)
+	for i := range maxPacks {
+		text := fmt.Sprintf("commit refs/heads/b%d\ncommitter a <b> %d +0000\ndata 1\nx\n", i, i)
+		runGit(t, dir, text, "-c", "fastimport.unpackLimit=0", "fast-import", "--quiet")
+	}
+	r := openMirror("u", dir).forReadingMuch()
+	defer r.close()
+	for i := range maxPacks {
+		if _, err := r.head(fmt.Sprintf("refs/heads/b%d", i)); err != nil {
+			t.Error(err)
+		}
+	}
+	largest := uint32(0)
+	for _, p := range r.packs.all {
+		largest = max(largest, p.index.count())
+	}
+	if len(r.packs.all) != maxPacks || largest < 150 {
+		t.Errorf("%d packs are open, the largest has %d objects", len(r.packs.all), largest)
 	}
 }
 
