@@ -72,7 +72,9 @@ func Status(ctx context.Context, dir, spec string, asJSON bool, stdout io.Writer
 	for _, s := range specs {
 		r, err := h.Report(s)
 		if errors.Is(err, record.ErrNotFound) {
-			fmt.Fprintf(stdout, "%s: no evaluation has come to a verdict\n", s.Name)
+			if err := noVerdict(stdout, s, asJSON); err != nil {
+				return err
+			}
 			continue
 		}
 		if err != nil {
@@ -92,6 +94,15 @@ func Status(ctx context.Context, dir, spec string, asJSON bool, stdout io.Writer
 		}
 	}
 	return nil
+}
+
+// noVerdict says that nothing is known of a specification: in JSON its verdict is null.
+func noVerdict(stdout io.Writer, s guixci.Specification, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(stdout).Encode(summary{"summary", &guixci.Report{Specification: s.Name}, nil})
+	}
+	_, err := fmt.Fprintf(stdout, "%s: no evaluation has come to a verdict\n", s.Name)
+	return err
 }
 
 // status writes a specification's state for people: each job, and then the table.
