@@ -2,7 +2,6 @@ package substitute
 
 import (
 	"bytes"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -146,30 +145,45 @@ func (k *scalar25519) sign(hash Hash) (gsexp, error) {
 func (k *scalar25519) nonces(z *edwards25519.Scalar) func(yield func(*edwards25519.Scalar) bool) {
 	return func(yield func(*edwards25519.Scalar) bool) {
 		seed := slices.Concat(k.d[:], reversed(z.Bytes()))
-		key := make([]byte, sha256.Size)
-		v := bytes.Repeat([]byte{1}, sha256.Size)
+		var key, v [sha256.Size]byte
+		for i := range v {
+			v[i] = 1
+		}
 		for _, round := range []byte{0, 1} {
-			key = mac(key, v, []byte{round}, seed)
-			v = mac(key, v)
+			key = mac(&key, v[:], []byte{round}, seed)
+			v = mac(&key, v[:])
 		}
 		for {
-			v = mac(key, v)
-			nonce, err := new(edwards25519.Scalar).SetCanonicalBytes(reversed(shift3(v)))
+			v = mac(&key, v[:])
+			nonce, err := new(edwards25519.Scalar).SetCanonicalBytes(reversed(shift3(v[:])))
 			if err == nil && nonce.Equal(edwards25519.NewScalar()) == 0 && !yield(nonce) {
 				return
 			}
-			key = mac(key, v, []byte{0})
-			v = mac(key, v)
+			key = mac(&key, v[:], []byte{0})
+			v = mac(&key, v[:])
 		}
 	}
 }
 
-func mac(key []byte, parts ...[]byte) []byte {
-	h := hmac.New(sha256.New, key)
-	for _, p := range parts {
-		h.Write(p)
+// mac is HMAC-SHA-256 (RFC 2104) with a key that is as long as a hash, of parts that together are
+// no longer than a nonce takes. What package crypto/hmac allocates each time would be a tenth of a signature.
+func mac(key *[sha256.Size]byte, parts ...[]byte) [sha256.Size]byte {
+	const inner, outer = 0x36, 0x5c
+	var text [sha256.BlockSize + 3*sha256.Size + 1]byte
+	copy(text[:], key[:])
+	for i := range sha256.BlockSize {
+		text[i] ^= inner
 	}
-	return h.Sum(nil)
+	end := sha256.BlockSize
+	for _, p := range parts {
+		end += copy(text[end:], p)
+	}
+	hash := sha256.Sum256(text[:end])
+	for i := range sha256.BlockSize {
+		text[i] ^= inner ^ outer
+	}
+	end = sha256.BlockSize + copy(text[sha256.BlockSize:], hash[:])
+	return sha256.Sum256(text[:end])
 }
 
 // hashScalar is the leading 253 bits of a hash, modulo n.

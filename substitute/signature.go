@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -105,6 +106,9 @@ func (s *Signature) Bytes() []byte { return s.tree.advanced() }
 // the bytes as Latin-1 and encodes the characters in UTF-8.
 func (s *Signature) utf8() []byte {
 	raw := s.Bytes()
+	if !slices.ContainsFunc(raw, func(b byte) bool { return b >= utf8.RuneSelf }) {
+		return raw
+	}
 	out := make([]byte, 0, len(raw)+len(raw)/8)
 	for _, b := range raw {
 		out = utf8.AppendRune(out, rune(b))

@@ -2,6 +2,9 @@ package substitute
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -480,5 +483,20 @@ func BenchmarkVerify(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The hash of our own is that of the standard library.
+func TestMAC(t *testing.T) {
+	var key [sha256.Size]byte
+	for n := range 3*sha256.Size + 2 {
+		rand.Read(key[:])
+		text := make([]byte, n)
+		rand.Read(text)
+		want := hmac.New(sha256.New, key[:])
+		want.Write(text)
+		if got := mac(&key, text[:n/2], text[n/2:]); !bytes.Equal(got[:], want.Sum(nil)) {
+			t.Errorf("of %d bytes: another one", n)
+		}
 	}
 }

@@ -199,7 +199,11 @@ func (d *opened) read(ctx context.Context, prefix string) (*substitute.Info, err
 
 // parsePaths takes names apart, and sorts them.
 func parsePaths(names string) (paths []substitute.StorePath, err error) {
-	for name := range strings.FieldsSeq(names) {
+	if names == "" {
+		return nil, nil
+	}
+	paths = make([]substitute.StorePath, 0, strings.Count(names, " ")+1)
+	for name := range strings.SplitSeq(names, " ") {
 		path, err := substitute.ParseStorePath(name)
 		if err != nil {
 			return nil, err
