@@ -25,10 +25,10 @@ var sampleVariants = []struct {
 	name, mode string
 	private    bool
 }{
-	{name: "one", mode: "works"}, {name: "two", mode: "works"}, {name: "fails", mode: "fails"}, {name: "dies", mode: "dies"},
+	{name: "one", mode: "works"}, {name: "two", mode: "works"}, {name: "three", mode: "works"}, {name: "fails", mode: "fails"}, {name: "dies", mode: "dies"},
 	{name: "told", mode: "told"}, {name: "told too", mode: "told"},
 	{name: "fetches", mode: "fetches"}, {name: "keeper", mode: "keeper"}, {name: "keeper second", mode: "keeper-second"},
-	{name: "own one", mode: "works", private: true}, {name: "own two", mode: "works", private: true}, {name: "own told", mode: "told", private: true},
+	{name: "own one", mode: "works", private: true}, {name: "own two", mode: "works", private: true}, {name: "own three", mode: "works", private: true}, {name: "own told", mode: "told", private: true},
 	{name: "own told too", mode: "told", private: true},
 }
 

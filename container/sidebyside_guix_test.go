@@ -121,7 +121,7 @@ func TestSideBySideLosesNothing(t *testing.T) {
 		target := filepath.Join(t.TempDir(), "target")
 		setBeside(d, target, guixtest.FreePort(t), guixtest.FreePort(t))
 		d.Probes = Probes{AllServices{}, HTTP{URL: "http://127.0.0.1:${PORT}/"}}
-		losesNothing(t, d, target, scripts, "one", "two", "told")
+		losesNothing(t, d, target, scripts, "one", "two", "three")
 	})
 	t.Run("network", func(t *testing.T) {
 		d, _ := realDeployment(t)
@@ -133,7 +133,7 @@ func TestSideBySideLosesNothing(t *testing.T) {
 		d.Switch.Alternate = Alternate{Address: freeAddress(t)}
 		d.Probes = Probes{AllServices{}, HTTP{URL: "http://${ADDRESS}:${PORT}/"},
 			HTTP{URL: fmt.Sprintf("http://127.0.0.1:%d/", port), Inside: true}}
-		losesNothing(t, d, target, scripts, "own one", "own two", "own told")
+		losesNothing(t, d, target, scripts, "own one", "own two", "own three")
 	})
 }
 
