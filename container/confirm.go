@@ -29,7 +29,7 @@ func (d *Deployment) confirmTrial() error {
 	}
 	if beside, err := d.kept(); err != nil {
 		return err
-	} else if beside != nil && beside.record.Trial {
+	} else if beside != nil && (beside.record.Trial || beside.record.Moved) { // new, or the kept one that is returned to
 		in = beside
 	}
 	err = os.Remove(in.waitingFile())

@@ -220,6 +220,18 @@ func TestSideBySideConfirmByHand(t *testing.T) {
 	if err := d.Confirm(); err == nil || !strings.Contains(err.Error(), "generation 2 does not wait") {
 		t.Errorf("error %v", err)
 	}
+
+	// So does the one that was kept, when it is returned to.
+	go func() {
+		_, err := e.RollBack(t.Context(), 1, Revision{})
+		done <- err
+	}()
+	await(t, func() bool { return d.Confirm() == nil })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	checkTraffic(t, target, one)
+	checkBoth(t, d, one, two)
 }
 
 // A supervisor that is asked to end leaves neither of both running.
