@@ -107,7 +107,7 @@ func (in *Instance) willStop() error {
 }
 
 // halt is stop without waiting for what comes after the last process of the container: clear,
-// which must be called, does that. A halted container writes nothing and listens nowhere.
+// which must be called, does that. A halted container writes nothing, listens nowhere, and has no address.
 func (in *Instance) halt(ctx context.Context) (clear func() error) {
 	asked := time.Now()
 	patience, cancel := context.WithTimeoutCause(ctx, in.d.stopTimeout(), errStubborn)
@@ -117,6 +117,8 @@ func (in *Instance) halt(ctx context.Context) (clear func() error) {
 		err := in.kill(context.WithoutCancel(ctx))
 		return func() error { return err }
 	}
+	// Whoever starts next, while this one is cleared away, may have its address.
+	in.d.complain("take the wire away", in.disconnect())
 	return func() error {
 		patience, cancel := context.WithTimeoutCause(ctx, in.d.stopTimeout(), errStubborn)
 		defer cancel()
