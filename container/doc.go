@@ -41,6 +41,8 @@
 //	 (address "10.77.0.3"))
 //	(probes (http "http://${ADDRESS}:8080/"))
 //
+// An address of IPv6 is put in brackets, as anywhere: "http://[${ADDRESS}]:8080/".
+//
 // [Deployment.RunBeside] runs an older generation beside the live one, only to look at it.
 //
 // A deployment lives in its directory: generations, each with its log, the pointer, a

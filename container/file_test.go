@@ -32,7 +32,7 @@ const sampleFile = `;; a deployment
   (schedule (start-period "2m"))
   (probes (http "http://localhost/" (status 200) (contains "web") (within "2s") (version "1.2")
             (version-of "web") (header "X-Version") (inside? #t))
-          (http "http://${ADDRESS}:${PORT}/") (tcp "localhost:443") (tcp "db:3306" (inside? #t)) (unix "/run/mysqld/mysqld.sock")
+          (http "http://${ADDRESS}:${PORT}/") (http "http://[${ADDRESS}]:8080/") (tcp "localhost:443") (tcp "db:3306" (inside? #t)) (unix "/run/mysqld/mysqld.sock")
           (command "check" "--all") (tls "example.org:443" (certificates "/etc/ca.pem") (valid-for "168h"))
           (dns "example.org" (within "500ms")) (process))))
 `
@@ -64,7 +64,7 @@ func TestReadFile(t *testing.T) {
 			Probes: append(common[:2:2],
 				HTTP{URL: "http://localhost/", Status: 200, Contains: "web", Within: 2 * time.Second, Version: "1.2",
 					VersionOf: "web", Header: "X-Version", Inside: true},
-				HTTP{URL: "http://${ADDRESS}:${PORT}/"}, TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
+				HTTP{URL: "http://${ADDRESS}:${PORT}/"}, HTTP{URL: "http://[${ADDRESS}]:8080/"}, TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
 				Command{[]string{"check", "--all"}}, TLS{Address: "example.org:443", Certificates: "/etc/ca.pem", ValidFor: 168 * time.Hour},
 				DNS{Name: "example.org", Within: 500 * time.Millisecond}, Alive{}),
 			Schedule: Schedule{StartPeriod: 2 * time.Minute, Threshold: 5},

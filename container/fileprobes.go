@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"regexp"
 )
 
 // readProbes reads (probes PROBE…); those of an environment are added to the common ones.
@@ -68,13 +69,17 @@ var probeReaders = map[string]func(form) (Probe, error){
 	},
 }
 
+// addressVariable is where an address of IPv6 is put into a URL.
+var addressVariable = regexp.MustCompile(`\[\$\{\w+\}\]`)
+
 // readHTTP reads (http URL FIELD…).
 func readHTTP(f form) (Probe, error) {
 	text, err := f.text(0)
 	if err != nil {
 		return nil, err
 	}
-	example := os.Expand(text, func(string) string { return "1" }) // it is a setting, such as a port
+	example := addressVariable.ReplaceAllString(text, "[::1]")
+	example = os.Expand(example, func(string) string { return "1" }) // it is a setting, such as a port
 	if u, err := url.Parse(example); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, f.errorAt(0, "%q is not a URL of http or https", text)
 	}
