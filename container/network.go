@@ -85,6 +85,9 @@ func checkNetwork(g *Generation, was standing) error {
 	if !was.freesAddress(n.Address, g) {
 		errs = append(errs, checkAddress(n.Address))
 	}
+	if !was.freesAddress(n.Gateway, g) {
+		errs = append(errs, checkGateway(n.Gateway))
+	}
 	return errors.Join(errs...)
 }
 
@@ -94,23 +97,68 @@ func (s standing) freesAddress(a netip.Addr, g *Generation) bool {
 	return has(s.beside) || has(s.running) && !g.beside(s)
 }
 
-// checkAddress looks for somebody who has the address: this machine, or another container on it.
+// checkAddress looks for somebody who has the address: this machine, another container on it, or
+// one that it reaches others by.
 func checkAddress(a netip.Addr) error {
-	own, err := net.InterfaceAddrs()
+	own, err := isOwn(a)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(own, func(o net.Addr) bool { p, err := netip.ParsePrefix(o.String()); return err == nil && p.Addr() == a }) {
+	if own {
 		return fmt.Errorf("address %v is one of this machine", a)
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: alone(a)}, netlink.RT_FILTER_DST)
+	return checkRoutes(a)
+}
+
+// checkGateway looks for somebody else who has the address that this machine is to have. Were it that of its own
+// gateway, it would reach nobody any more.
+func checkGateway(a netip.Addr) error {
+	own, err := isOwn(a)
+	if own || err != nil {
+		return err
+	}
+	return checkRoutes(a)
+}
+
+// isOwn reports whether this machine has an address.
+func isOwn(a netip.Addr) (bool, error) {
+	own, err := net.InterfaceAddrs()
+	return slices.ContainsFunc(own, func(o net.Addr) bool {
+		p, err := netip.ParsePrefix(o.String())
+		return err == nil && p.Addr() == a
+	}), err
+}
+
+// checkRoutes looks for the address among those to which, and by which, this machine has routes.
+func checkRoutes(a netip.Addr) error {
+	all, err := routes()
 	if err != nil {
 		return fmt.Errorf("look for address %v: %w", a, err)
 	}
-	if len(routes) > 0 {
-		return fmt.Errorf("address %v is in use: there is a route to it, %v", a, routes[0])
+	for _, r := range all {
+		if r.Dst != nil && r.Dst.String() == alone(a).String() {
+			return fmt.Errorf("address %v is in use: there is a route to it, %v", a, r)
+		}
+		by := r.Gw.Equal(a.AsSlice())
+		for _, hop := range r.MultiPath {
+			by = by || hop.Gw.Equal(a.AsSlice())
+		}
+		if by {
+			return fmt.Errorf("address %v is in use: this machine has a route by it, %v", a, r)
+		}
 	}
 	return nil
+}
+
+// routes returns the routes of this machine. It asks again when others have changed them meanwhile.
+func routes() (all []netlink.Route, err error) {
+	for range 10 {
+		all, err = netlink.RouteList(nil, netlink.FAMILY_ALL)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // alone returns the network of one address.

@@ -2,8 +2,10 @@ package container
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -25,6 +27,55 @@ func inNewNetwork(t *testing.T, f func() error) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// The gateway of a container is not that of this machine: it would take the address, and reach nobody.
+func TestCheckGateway(t *testing.T) {
+	inNewNetwork(t, func() error {
+		if err := addLink("wire"); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("wire")
+		if err != nil {
+			return err
+		}
+		lan, err := netlink.ParseAddr("192.0.2.1/24")
+		if err != nil {
+			return err
+		}
+		for _, hop := range []string{"192.0.2.254", "192.0.2.253"} {
+			by := &netlink.NexthopInfo{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(hop)}
+			route := &netlink.Route{Gw: by.Gw}
+			if hop == "192.0.2.253" {
+				_, far, _ := net.ParseCIDR("198.51.100.0/24")
+				route = &netlink.Route{Dst: far, MultiPath: []*netlink.NexthopInfo{by, {LinkIndex: by.LinkIndex, Gw: net.ParseIP("192.0.2.252")}}}
+			} else if err := errors.Join(netlink.AddrAdd(link, lan), netlink.LinkSetUp(link)); err != nil {
+				return err
+			}
+			if err := netlink.RouteAdd(route); err != nil {
+				return err
+			}
+		}
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: alone(netip.MustParseAddr("10.77.0.2")), Scope: netlink.SCOPE_LINK}); err != nil {
+			return err
+		}
+		for address, says := range map[string]string{
+			"192.0.2.1": "", "10.77.0.1": "", "fd00::1": "", "10.77.0.2": "there is a route to it",
+			"192.0.2.254": "has a route by it", "192.0.2.253": "has a route by it", "192.0.2.252": "has a route by it",
+		} {
+			for kind, check := range map[string]func(netip.Addr) error{"gateway": checkGateway, "address": checkAddress} {
+				want := says
+				if address == "192.0.2.1" && kind == "address" {
+					want = "is one of this machine"
+				}
+				err := check(netip.MustParseAddr(address))
+				if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+					t.Errorf("%s %s: %v, want %q", kind, address, err, want)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 func addLink(name string) error {
