@@ -135,13 +135,13 @@ func (d *Deployment) watch(ctx context.Context, ready func(*Instance)) error {
 	if ready != nil {
 		ready(in)
 	}
-	ctx, release := in.whileAlive(ctx)
+	alive, release := in.whileAlive(ctx)
 	defer release()
-	<-ctx.Done()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-		return err
+	<-alive.Done()
+	if ctx.Err() != nil {
+		return nil
 	}
-	return nil
+	return context.Cause(alive)
 }
 
 // vanish stops the container, removes all that there is of the deployment, and releases its lock.

@@ -27,7 +27,7 @@ func TestRunBeside(t *testing.T) {
 	port := guixtest.FreePort(t)
 	copied := t.TempDir()
 
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
 	var beside *Instance
 	err := d.RunBeside(ctx, one.Number, Beside{Ports: []int{port}, Settings: map[string]string{"PORT": fmt.Sprint(port)},
 		Sources: map[string]string{"state": copied}}, func(in *Instance) {
@@ -46,7 +46,7 @@ func TestRunBeside(t *testing.T) {
 		if _, err := d.Start(ctx); err != nil || !in.Alive() { // does not clear away what somebody looks after
 			t.Errorf("error %v, or it has ended", err)
 		}
-		cancel()
+		cancel(errors.New("enough of it")) // whatever the cause
 	})
 	if err != nil {
 		t.Fatal(err)
