@@ -73,10 +73,13 @@ func (d *Deployment) adopt(ctx context.Context, rev Revision, was standing, g *G
 	next := *was.current
 	next.Probes, next.Schedule, next.Switch = g.Probes, g.Schedule, g.Switch
 	err := was.running.await(ctx, g.Probes, g.Schedule.ofOld())
+	next.Checked = was.running.Generation.Checked
 	if err == nil {
 		err = d.writeGeneration(&next)
 	}
+	next.Switched = nil // that was another time
 	if err != nil {
+		d.tell(rev, &next, WasKept, err)
 		return nil, d.failed(Kept, err)
 	}
 	d.tell(rev, &next, Adopted, nil)

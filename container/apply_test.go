@@ -136,8 +136,15 @@ func TestApplyAdopts(t *testing.T) {
 			if checkRuns(t, d, now).Process != in.Process {
 				t.Error("it was started again")
 			}
-			if all := events(t, d); all[len(all)-1] != Adopted {
+			if all := events(t, d); !slices.Equal(all[4:], []Event{WasKept, WasRefused, Adopted}) {
 				t.Errorf("ledger %v", all)
+			}
+			history, err := d.History()
+			if last := history[len(history)-1]; err != nil || last.Switched != nil || len(last.Probes) != 2 {
+				t.Errorf("it has been switched to, or probed otherwise: %+v, %v", last, err)
+			}
+			if now.Switched == nil {
+				t.Error("what its switch took is forgotten")
 			}
 		})
 	}
