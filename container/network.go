@@ -21,6 +21,7 @@ import (
 // own network, as "guix system container" does without --network.
 //
 // The container reaches what the host forwards for it; the host forwards nothing by itself.
+// Only our own [Supervisor] can run it: no other runner lays the wire when it starts a container again.
 // The zero Network is what the system was built with, and nothing is added.
 type Network struct {
 	// Address is the container's, and Gateway the host's end, which is its way to everywhere.
@@ -77,7 +78,7 @@ func checkNetwork(g *Generation, was standing) error {
 	case !n.Address.IsValid() || !n.Gateway.IsValid() || n.Address.Is4() != n.Gateway.Is4() || n.Address == n.Gateway:
 		return fmt.Errorf("network %v: an address and another one of the same kind as its gateway are needed", n)
 	case g.Environment.Runner != "":
-		errs = append(errs, fmt.Errorf("network %v: runner %q may start the container by itself, and it would have no network then", n, g.Environment.Runner))
+		errs = append(errs, fmt.Errorf("network %v: runner %q may start the container by itself, and it would have no network then: have guixci supervise it, (runner supervisor)", n, g.Environment.Runner))
 	}
 	if text, err := os.ReadFile(g.Script); err == nil && sharesNetwork.Match(text) {
 		errs = append(errs, fmt.Errorf("network %v: the system has that of the host: build it without --network, (network? #f)", n))
@@ -110,8 +111,8 @@ func checkAddress(a netip.Addr) error {
 	return checkRoutes(a)
 }
 
-// checkGateway looks for somebody else who has the address that this machine is to have. Were it that of its own
-// gateway, it would reach nobody any more.
+// checkGateway looks for somebody else who has the address that this machine is to have, which would reach itself
+// in the place of that one; were it its own gateway, nobody by the routes that it is told of from then on.
 func checkGateway(a netip.Addr) error {
 	own, err := isOwn(a)
 	if own || err != nil {

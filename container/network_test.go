@@ -29,7 +29,8 @@ func inNewNetwork(t *testing.T, f func() error) {
 	}
 }
 
-// The gateway of a container is not that of this machine: it would take the address, and reach nobody.
+// Neither end of a wire may have the address of somebody else, such as this machine's own gateway. TestRealRouterRefusal
+// shows what comes of that.
 func TestCheckGateway(t *testing.T) {
 	inNewNetwork(t, func() error {
 		if err := addLink("wire"); err != nil {

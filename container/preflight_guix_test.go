@@ -54,24 +54,26 @@ func TestRealMountRefusals(t *testing.T) {
 	t.Parallel()
 	script := samples(t)["one"]
 	d, _ := realDeployment(t)
-	host, tmp, under := t.TempDir(), t.TempDir(), t.TempDir()
+	host, tmp, under, settings := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
 	at := func(name string) string { return filepath.Join(host, name) }
 	mustWrite(t, at("settings"), "old")
 	mustWrite(t, filepath.Join(tmp, "precious"), "data")
 	mustWrite(t, filepath.Join(under, "hidden"), "data")
+	mustWrite(t, filepath.Join(settings, "own"), "data")
 	database := listenIn(t, host)
 	if err := os.Mkdir(at("a=b"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	good := d.Shares[0]
 	bad := map[string]Mount{
-		"does not exist":       {Source: at("data"), Target: "/srv/data"},
-		"is a file":            {Source: at("settings"), Target: "/srv/settings"},
-		"is a socket":          {Source: at("socket"), Target: "/srv/socket"},
-		"empties or hides":     {Source: tmp, Target: "/tmp"},
-		"has an equals sign":   {Source: at("a=b"), Target: "/srv/equals"},
-		"is not an absolute":   {Source: "data", Target: "/srv/relative"},
-		"would hide the other": {Source: under, Target: "/srv/state"},
+		"does not exist":          {Source: at("data"), Target: "/srv/data"},
+		"is a file":               {Source: at("settings"), Target: "/srv/settings"},
+		"is a socket":             {Source: at("socket"), Target: "/srv/socket"},
+		"empties or hides":        {Source: tmp, Target: "/tmp"},
+		"has an equals sign":      {Source: at("a=b"), Target: "/srv/equals"},
+		"is not an absolute":      {Source: "data", Target: "/srv/relative"},
+		"would hide the other":    {Source: under, Target: "/srv/state"},
+		"the environment's files": {Source: settings, Target: defaultTarget},
 	}
 	d.Shares = []Mount{bad["would hide the other"], good} // the first is mounted last
 	for says, m := range bad {
@@ -79,6 +81,7 @@ func TestRealMountRefusals(t *testing.T) {
 			d.Shares = append(d.Shares, m)
 		}
 	}
+	d.Probes = Probes{AllServices{}} // where it listens is a setting
 	in := mustBring(t, d, script)
 
 	// What a service writes to a mount that is not there is gone when the container stops.
@@ -113,6 +116,12 @@ func TestRealMountRefusals(t *testing.T) {
 	_, starts := openInRoot(in.Process, "/srv/state/starts", unix.O_PATH)
 	if _, err := os.Stat(filepath.Join(good.Source, "starts")); (hidden == nil) == (starts == nil && err == nil) {
 		t.Errorf("both mounts are there: %v, %v, %v", hidden, starts, err)
+	}
+	// So it is with the files of the environment: nobody finds a setting.
+	_, own := openInRoot(in.Process, defaultTarget+"/own", unix.O_PATH)
+	_, given := openInRoot(in.Process, defaultTarget+"/settings", unix.O_PATH)
+	if own != nil || given == nil {
+		t.Errorf("the environment's files are there: %v, %v", own, given)
 	}
 	stopNow(t, d)
 	if _, err := os.Stat(at("data")); !errors.Is(err, os.ErrNotExist) {
@@ -241,6 +250,9 @@ func TestRealIDsRefusal(t *testing.T) {
 	stopNow(t, d)
 	d.Shares[0].Owner = "keeper"
 	wantRefusal(t, d, built["keeper"], "owner", fmt.Sprintf("should to keeper, who is user %d", keeper))
+	d.Shares[0].Owner = "kepper" // whose state it is to be is not noticed
+	wantRefusal(t, d, built["keeper"], "owner", "the system has no such account")
+	d.Shares[0].Owner = "keeper"
 
 	if err := os.Chown(d.Shares[0].Source, keeper, 0); err != nil {
 		t.Fatal(err)
