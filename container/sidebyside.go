@@ -104,7 +104,7 @@ func checkBeside(g *Generation) error {
 	s, e := g.Switch, g.Environment
 	var errs []error
 	switch private := e.Network.isPrivate(); {
-	case private && (s.Traffic == nil || !s.Alternate.Address.IsValid() || len(e.Ports) == 0):
+	case private && (s.Traffic == nil || !s.Alternate.Address.IsValid() || !e.Network.Address.IsValid() || len(e.Ports) == 0):
 		errs = append(errs, errors.New("side by side with a network takes ports, another address, and a hook that moves the traffic"))
 	case private && (s.Alternate.Address == e.Network.Address || s.Alternate.Address.Is4() != e.Network.Address.Is4()):
 		errs = append(errs, fmt.Errorf("address %v cannot be the other one of %v", s.Alternate.Address, e.Network.Address))
