@@ -162,6 +162,9 @@ func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation,
 
 // restore makes what was before next run again, if it did or ought to, on the state there was.
 func (d *Deployment) restore(ctx context.Context, was standing, next *Generation) (Outcome, error) {
+	if err := d.clearTrial(ctx, next); err != nil {
+		return RollbackFailed, err
+	}
 	if err := d.undo(ctx, next.Number); err != nil {
 		return RollbackFailed, err
 	}
@@ -178,6 +181,28 @@ func (d *Deployment) restore(ctx context.Context, was standing, next *Generation
 		return RollbackFailed, err
 	}
 	return RolledBack, nil
+}
+
+// clearTrial makes sure that nothing is left of next, which has been stopped if it was started. While something is, the record
+// is about that, and nothing else may be started.
+func (d *Deployment) clearTrial(ctx context.Context, next *Generation) error {
+	r, err := d.readRecord()
+	if err != nil || r == nil || r.Generation != next.Number {
+		return err
+	}
+	in, err := d.instance(r)
+	if err == nil {
+		err = in.kill(ctx)
+	}
+	return err
+}
+
+// forgetTrial has nothing recorded to run, once nothing is left of next.
+func (d *Deployment) forgetTrial(ctx context.Context, next *Generation) error {
+	if err := d.clearTrial(ctx, next); err != nil {
+		return err
+	}
+	return d.removeRecord()
 }
 
 // generation returns what the revision would be run as.

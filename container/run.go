@@ -39,7 +39,7 @@ func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standin
 	if err != nil {
 		d.tell(rev, was.current, WasNotStable, err)
 		if !was.wanted {
-			d.complain("forget the failed start", d.removeRecord())
+			d.complain("forget the failed start", d.forgetTrial(context.WithoutCancel(ctx), was.current))
 		}
 		return nil, err
 	}

@@ -159,14 +159,12 @@ func (d *Deployment) sideBySide(ctx context.Context, was standing, next *Generat
 		if errors.Is(err, errReturned) {
 			in.drain(ctx, time.Now())
 		}
-		err = errors.Join(err, in.stop(ctx))
-		in.main.Beside = nil
-		return errors.Join(err, d.writeRecord(in.main))
+		return errors.Join(err, d.forgetBeside(in.main, in.stop(ctx)))
 	}
 	return nil
 }
 
-// bringBeside runs the hooks and starts next. On error nothing of it is left.
+// bringBeside runs the hooks and starts next. On error nothing of it is left, or the record tells of it.
 func (d *Deployment) bringBeside(ctx context.Context, was standing, next *Generation) (*Instance, error) {
 	err := cmp.Or(context.Cause(ctx), d.endStandby(ctx, was))
 	for _, live := range []bool{true, false} {
@@ -179,17 +177,36 @@ func (d *Deployment) bringBeside(ctx context.Context, was standing, next *Genera
 	}
 	main := was.running.record
 	in, err := d.startWith(ctx, next, &record{Generation: next.Number, Boot: bootID(), Started: time.Now(), Trial: true}, main)
-	if err == nil {
-		d.log().Info("container started beside the other", "generation", next.Number, "pid", in.Process.PID)
-		if err = in.await(ctx, next.Probes, next.Schedule); err != nil {
-			err = errors.Join(err, in.stop(context.WithoutCancel(ctx)))
-		}
-	}
 	if err != nil {
-		main.Beside = nil
-		return nil, errors.Join(err, d.writeRecord(main))
+		return nil, errors.Join(err, d.clearBeside(context.WithoutCancel(ctx), main))
+	}
+	d.log().Info("container started beside the other", "generation", next.Number, "pid", in.Process.PID)
+	if err := in.await(ctx, next.Probes, next.Schedule); err != nil {
+		return nil, errors.Join(err, d.forgetBeside(main, in.stop(context.WithoutCancel(ctx))))
 	}
 	return in, nil
+}
+
+// clearBeside clears away what is recorded to run beside main, if anything is.
+func (d *Deployment) clearBeside(ctx context.Context, main *record) error {
+	if main.Beside == nil {
+		return nil
+	}
+	in, err := d.instance(main.Beside)
+	if err == nil {
+		err = in.kill(ctx)
+	}
+	return d.forgetBeside(main, err)
+}
+
+// forgetBeside has the record forget what ran beside, unless stopping it has failed: whoever changes something next
+// finds it there, and clears it away.
+func (d *Deployment) forgetBeside(main *record, failed error) error {
+	if failed != nil {
+		return failed
+	}
+	main.Beside = nil
+	return d.writeRecord(main)
 }
 
 // takeOver moves the traffic to an instance that runs beside, and makes it the current one. On
@@ -250,9 +267,7 @@ func (d *Deployment) endStandby(ctx context.Context, was standing) error {
 
 func (d *Deployment) stopStandby(ctx context.Context, was standing) error {
 	d.complain("write down what is going to be stopped", was.beside.willStop())
-	err := was.beside.stop(ctx)
-	was.running.record.Beside = nil
-	return errors.Join(err, d.writeRecord(was.running.record))
+	return d.forgetBeside(was.running.record, was.beside.stop(ctx))
 }
 
 // comeBack returns to the generation that was kept, if that is what the revision is and it is
@@ -315,11 +330,10 @@ func (d *Deployment) settleBeside(ctx context.Context, r *record, current *Gener
 	if r.Beside.Stopping && in.Alive() {
 		clear = in.stop
 	}
-	if err := clear(context.WithoutCancel(ctx)); err != nil {
+	if err := d.forgetBeside(r, clear(context.WithoutCancel(ctx))); err != nil {
 		return nil, fmt.Errorf("clear away generation %d, which ran beside: %w", in.Generation.Number, err)
 	}
-	r.Beside = nil
-	return nil, d.writeRecord(r)
+	return nil, nil
 }
 
 // kept returns what runs beside what runs; nil for nothing.

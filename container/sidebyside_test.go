@@ -234,6 +234,129 @@ func TestSideBySideConfirmByHand(t *testing.T) {
 	checkBoth(t, d, one, two)
 }
 
+// A clinging runner does not let go of its units, as the kernel may not of a process that waits for a disk.
+type clinging struct {
+	Supervisor
+	to func(u Unit) bool
+}
+
+var errClings = errors.New("it does not go")
+
+func (c *clinging) Stop(ctx context.Context, u Unit) error {
+	if c.to(u) {
+		return errClings
+	}
+	return c.Supervisor.Stop(ctx, u)
+}
+
+// cling has the runner of a deployment cling to a generation until let go.
+func cling(d *Deployment, number int) (letGo func()) {
+	held := &Instance{Generation: &Generation{Number: number}, d: d}
+	c := &clinging{to: func(u Unit) bool { return u.Dir == held.runDir() }}
+	d.Runners, d.Environment.Runner = map[string]Runner{"clinging": c}, "clinging"
+	return func() { c.to = func(Unit) bool { return false } }
+}
+
+// What runs beside and cannot be stopped is not forgotten, and cleared away as soon as that can be done.
+func TestSideBySideClings(t *testing.T) {
+	for which, c := range map[string]struct {
+		number int // what cannot be stopped
+		want   Outcome
+		change func(t *testing.T, d *Deployment) (mode string)
+	}{
+		"kept": {1, Kept, func(t *testing.T, d *Deployment) string {
+			mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			return "works"
+		}},
+		"not started": {2, Kept, func(*testing.T, *Deployment) string { return "dies" }},
+		"unwell": {2, Kept, func(_ *testing.T, d *Deployment) string {
+			d.Probes, d.Schedule.StartPeriod = Probes{probeFunc(func() error { return errors.New("not well") })}, time.Millisecond
+			return "works"
+		}},
+		"not confirmed": {2, RolledBack, func(_ *testing.T, d *Deployment) string {
+			d.ConfirmBy = 20 * time.Millisecond
+			return "works"
+		}},
+	} {
+		t.Run(which, func(t *testing.T) {
+			d, _ := besides(t)
+			d.Switch.Drain = time.Millisecond
+			letGo := cling(d, c.number)
+			mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			e := *d
+			mode := c.change(t, &e)
+			live, err := d.Running()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = e.Apply(t.Context(), Revision{Script: script(t, d, mode, "status-works.sexp")})
+			wantOutcome(t, err, c.want)
+			if !errors.Is(err, errClings) {
+				t.Errorf("error %v", err)
+			}
+			r, err := d.readRecord()
+			if err != nil || r.Beside == nil || r.Beside.Generation != c.number {
+				t.Fatalf("what cannot be stopped is forgotten: %+v, %v", r, err)
+			}
+			if _, err := d.Start(t.Context()); !errors.Is(err, errClings) {
+				t.Errorf("error %v", err)
+			}
+			letGo()
+			if in, err := d.Start(t.Context()); err != nil || in.Process != live.Process {
+				t.Errorf("%+v, %v", in, err)
+			}
+			checkBoth(t, d, live.Generation, nil)
+			g, err := d.Generation(c.number)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkNothingLeft(t, d, &Instance{Generation: g, d: d})
+		})
+	}
+}
+
+// Nothing is started in the place of a generation that has failed and cannot be stopped.
+func TestReplaceClings(t *testing.T) {
+	d := testDeployment(t)
+	letGo := cling(d, 2)
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	e := *d
+	e.Probes, e.Schedule.StartPeriod = Probes{probeFunc(func() error { return errors.New("not well") })}, time.Millisecond
+	_, err := e.Apply(t.Context(), Revision{Script: script(t, d, "works", "status-works.sexp")})
+	if failed := wantOutcome(t, err, RollbackFailed); !errors.Is(failed.Rollback, errClings) {
+		t.Errorf("error %v", err)
+	}
+	r, err := d.readRecord()
+	if err != nil || r == nil || r.Generation != 2 || r.Previous != 1 {
+		t.Fatalf("what cannot be stopped is forgotten: %+v, %v", r, err)
+	}
+	if _, err := d.Start(t.Context()); !errors.Is(err, errClings) {
+		t.Errorf("error %v", err)
+	}
+	letGo()
+	if _, err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkRuns(t, d, old)
+	checkNothingLeft(t, d, &Instance{Generation: &Generation{Number: 2}, d: d})
+
+	// Neither is what does not come up when it is started by hand.
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	letGo = cling(d, 1)
+	if err := os.WriteFile(old.Script, []byte("#!/bin/sh\n: --pid-file\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Start(t.Context()); !errors.Is(err, errClings) {
+		t.Errorf("error %v", err)
+	}
+	if r, err := d.readRecord(); err != nil || r == nil || r.Generation != 1 {
+		t.Errorf("what cannot be stopped is forgotten: %+v, %v", r, err)
+	}
+	letGo()
+}
+
 // A supervisor that is asked to end leaves neither of both running.
 func TestSideBySideSupervised(t *testing.T) {
 	d, _ := besides(t)
