@@ -40,7 +40,7 @@ func TestRunBeside(t *testing.T) {
 		if !in.Alive() || checkRuns(t, d, two).Process != live.Process {
 			t.Error("not both of them run")
 		}
-		if err := d.RunBeside(ctx, one.Number, Beside{}, nil); !errors.Is(err, ErrSupervised) {
+		if err := d.RunBeside(ctx, one.Number, Beside{}, nil); !errors.Is(err, ErrSupervised) || exitCode(err) != 10 {
 			t.Errorf("the same once more: %v", err)
 		}
 		if _, err := d.Start(ctx); err != nil || !in.Alive() { // does not clear away what somebody looks after
@@ -72,9 +72,27 @@ func TestRunBeside(t *testing.T) {
 	if err := d.RunBeside(t.Context(), 17, Beside{}, nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
+	lease, err := d.acquire("somebody", "else")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var busy *BusyError
+	if err := d.RunBeside(t.Context(), one.Number, Beside{Sources: map[string]string{"state": copied}}, nil); !errors.As(err, &busy) || exitCode(err) != 10 {
+		t.Errorf("while somebody changes it: %v", err)
+	}
+	lease.Release()
 	if _, err := os.Stat(d.path("beside")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a refused one has left its directory: %v", err)
 	}
+}
+
+// exitCode returns the status that an error has for programs, 0 if it has none.
+func exitCode(err error) int {
+	var own interface{ ExitCode() int }
+	if !errors.As(err, &own) {
+		return 0
+	}
+	return own.ExitCode()
 }
 
 // What has ended by itself, and one that does not come up, are errors.

@@ -43,6 +43,14 @@ func (o Outcome) String() string {
 // ExitCode returns the status a program should end with.
 func (o Outcome) ExitCode() int { return int(o) }
 
+// A declined is why nothing was tried.
+type declined string
+
+func (e declined) Error() string { return string(e) }
+
+// ExitCode returns the status a program should end with.
+func (e declined) ExitCode() int { return Refused.ExitCode() }
+
 // notBegun returns the outcome of a change that did not begin: refused if that was decided.
 func notBegun(err error) Outcome {
 	var refusal *RefusalError

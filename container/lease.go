@@ -26,6 +26,9 @@ func (e *BusyError) Error() string {
 		e.Holder.PID, orUnknown(e.Holder.Who), orUnknown(e.Holder.Why), e.Holder.Since.Format(time.RFC3339))
 }
 
+// ExitCode returns the status a program should end with: nothing was tried, and nothing has changed.
+func (e *BusyError) ExitCode() int { return Refused.ExitCode() }
+
 func orUnknown(text string) string {
 	if text == "" {
 		return "not said"
