@@ -34,8 +34,9 @@ var quickBuffers = sync.Pool{New: func() any { b := make([]byte, 0, quickBytes);
 const firstBytes = 512
 
 // serve returns what it has read of a request for something else. An error
-// means that the connection is of no use any more.
-func (q *quick) serve(ctx context.Context) (rest []byte, err error) {
+// means that the connection is of no use any more. When ctx ends no more requests are waited for, when
+// answering does nothing is looked up.
+func (q *quick) serve(ctx, answering context.Context) (rest []byte, err error) {
 	var first [firstBytes]byte
 	for {
 		q.conn.SetReadDeadline(time.Now().Add(q.idle))
@@ -46,7 +47,7 @@ func (q *quick) serve(ctx context.Context) (rest []byte, err error) {
 		if n == 0 {
 			return nil, err
 		}
-		rest, idle, err := q.burst(first[:n])
+		rest, idle, err := q.burst(ctx, answering, first[:n])
 		if !idle || err != nil {
 			return rest, err
 		}
@@ -55,7 +56,7 @@ func (q *quick) serve(ctx context.Context) (rest []byte, err error) {
 
 // burst answers until the client has nothing more to ask for the moment; it holds buffers
 // only so long.
-func (q *quick) burst(first []byte) (rest []byte, idle bool, err error) {
+func (q *quick) burst(ctx, answering context.Context, first []byte) (rest []byte, idle bool, err error) {
 	q.in, q.out = quickBuffers.Get().(*[]byte), quickBuffers.Get().(*[]byte)
 	defer func() {
 		*q.in, *q.out = (*q.in)[:0], (*q.out)[:0]
@@ -64,7 +65,7 @@ func (q *quick) burst(first []byte) (rest []byte, idle bool, err error) {
 	}()
 	in := append(*q.in, first...)
 	for {
-		used, other := q.answer(in)
+		used, other := q.answer(answering, in)
 		in = in[:copy(in, in[used:])]
 		if err := q.flush(); err != nil {
 			return nil, false, err
@@ -73,9 +74,17 @@ func (q *quick) burst(first []byte) (rest []byte, idle bool, err error) {
 		case other || len(in) == cap(in):
 			return bytes.Clone(in), false, nil
 		case len(in) == 0 && used < quickBytes/2 && len(first) < firstBytes:
+			q.conn.wait()
 			return nil, true, nil
 		}
 		// A part of a request has come, or more is on its way.
+		if used > 0 {
+			q.conn.wait()
+			q.conn.SetReadDeadline(time.Now().Add(q.idle))
+			if ctx.Err() != nil {
+				return nil, false, context.Cause(ctx)
+			}
+		}
 		n, err := q.conn.Read(in[len(in):cap(in)])
 		if n == 0 {
 			return nil, false, err
@@ -95,7 +104,7 @@ func (q *quick) flush() error {
 
 // answer answers the whole requests in b and returns the bytes they take; other
 // means that what follows is none that it answers.
-func (q *quick) answer(b []byte) (used int, other bool) {
+func (q *quick) answer(ctx context.Context, b []byte) (used int, other bool) {
 	for used < len(b) {
 		end := bytes.Index(b[used:], []byte("\r\n\r\n"))
 		if end < 0 {
@@ -103,7 +112,10 @@ func (q *quick) answer(b []byte) (used int, other bool) {
 			return used, !bytes.HasPrefix(b[used:], []byte("GET /")[:min(5, len(b)-used)])
 		}
 		hashPart, ok := narinfoRequest(b[used : used+end+2])
-		if !ok || !q.respond(hashPart) {
+		if used == 0 {
+			q.conn.answer()
+		}
+		if !ok || !q.respond(ctx, hashPart) {
 			return used, true
 		}
 		used += end + 4
@@ -171,9 +183,9 @@ func isHeader(name []byte, lower string) bool {
 }
 
 // respond adds the response; it leaves failures of the Source to net/http.
-func (q *quick) respond(hashPart []byte) bool {
+func (q *quick) respond(ctx context.Context, hashPart []byte) bool {
 	h := q.h
-	n, err := h.lookup(context.Background(), string(hashPart))
+	n, err := h.lookup(ctx, string(hashPart))
 	switch {
 	case err == nil:
 		h.metrics.narinfos.Add(1)

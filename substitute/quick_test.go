@@ -61,8 +61,8 @@ func FuzzQuick(f *testing.F) {
 			return // else the answers would be flushed in between
 		}
 		var out []byte
-		q := &quick{h: h, out: &out}
-		used, _ := q.answer(in)
+		q := &quick{h: h, conn: new(clientConn), out: &out}
+		used, _ := q.answer(t.Context(), in)
 		if used < 0 || used > len(in) {
 			t.Fatalf("used %d of %d bytes", used, len(in))
 		}

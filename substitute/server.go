@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,8 +26,8 @@ type Server struct {
 	Handler *Handler // required
 	// Root, if not nil, is asked instead of Handler for all but narinfos.
 	Root http.Handler
-	// MaxConns is how many connections there may be; others wait to be
-	// accepted. 0 means 4096.
+	// MaxConns is how many connections there may be; others wait to be accepted. 0 means 4096. While some
+	// wait, clients are closed that have not come up with a whole request for a second, longest first.
 	MaxConns int
 	// Idle is how long a connection may be silent, and Stall how long a client
 	// may take nothing of an answer; 0 means two minutes each.
@@ -33,8 +36,9 @@ type Server struct {
 	// means ten seconds.
 	Drain time.Duration
 
-	mu    sync.Mutex // guards conns
-	conns map[net.Conn]bool
+	mu    sync.Mutex           // guards conns
+	conns map[*clientConn]bool // all of them; false when net/http has it
+	began time.Time
 }
 
 const (
@@ -48,33 +52,58 @@ const (
 // and returns nil; or it returns why the listener failed. It closes l.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	s.Handler.init.Do(s.Handler.setup)
-	s.conns = make(map[net.Conn]bool)
+	s.conns, s.began = make(map[*clientConn]bool), time.Now()
 	passed := &passedOn{addr: l.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
-	web := &http.Server{
-		Handler: s.Root, ReadHeaderTimeout: s.idle(), IdleTimeout: s.idle(), MaxHeaderBytes: headerBytes,
-	}
-	if web.Handler == nil {
-		web.Handler = s.Handler
-	}
+	web := s.web()
+	answering, stopAnswering := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAnswering()
 	var running sync.WaitGroup
 	running.Go(func() { web.Serve(passed) })
 	stop := context.AfterFunc(ctx, func() { l.Close() })
-	err := s.accept(ctx, l, passed, &running)
+	err := s.accept(ctx, l, func(c *clientConn) {
+		running.Go(func() { s.serve(ctx, answering, c, passed) })
+	})
 	stop()
 	l.Close()
 	s.closeQuiet()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), or(s.Drain, defaultDrain))
 	defer cancel()
+	stop = context.AfterFunc(drain, func() { stopAnswering(); s.closeAll() })
 	if web.Shutdown(drain) != nil {
 		web.Close()
 	}
 	passed.Close()
 	running.Wait()
+	stop()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
 }
+
+// web is what answers all but narinfos.
+func (s *Server) web() *http.Server {
+	root := s.Root
+	if root == nil {
+		root = s.Handler
+	}
+	return &http.Server{
+		ReadHeaderTimeout: s.idle(), IdleTimeout: s.idle(), MaxHeaderBytes: headerBytes,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateIdle {
+				c.(*clientConn).wait()
+			}
+		},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Value(connKey{}).(*clientConn).answer()
+			root.ServeHTTP(w, r)
+		}),
+	}
+}
+
+// connKey is for the connection of a request.
+type connKey struct{}
 
 func or(d, otherwise time.Duration) time.Duration {
 	if d > 0 {
@@ -85,35 +114,92 @@ func or(d, otherwise time.Duration) time.Duration {
 
 func (s *Server) idle() time.Duration { return or(s.Idle, defaultIdle) }
 
-// accept starts a goroutine for each connection.
-func (s *Server) accept(ctx context.Context, l net.Listener, passed *passedOn, running *sync.WaitGroup) error {
+// accept calls start for each connection.
+func (s *Server) accept(ctx context.Context, l net.Listener, start func(*clientConn)) error {
 	most := s.MaxConns
 	if most <= 0 {
 		most = defaultConns
 	}
 	slots := make(chan struct{}, most)
 	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
 		c, err := l.Accept()
 		if err != nil {
-			<-slots
 			if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() || tooMany(err) {
+				s.closeWaiting()
 				pause(ctx)
 				continue
 			}
 			return err
 		}
-		conn := &clientConn{Conn: quickACK(c), stall: or(s.Stall, defaultIdle), release: sync.OnceFunc(func() { <-slots })}
+		if !s.takeSlot(ctx, slots) {
+			c.Close()
+			return nil
+		}
+		conn := &clientConn{Conn: quickACK(c), began: s.began, stall: or(s.Stall, defaultIdle)}
+		conn.closed = sync.OnceFunc(func() {
+			s.forget(conn)
+			<-slots
+		})
+		conn.wait()
 		if !s.track(ctx, conn) {
 			conn.Close()
 			continue
 		}
-		running.Go(func() { s.serve(ctx, conn, passed) })
+		start(conn)
 	}
+}
+
+// takeSlot finds room for one more connection, unless ctx ends.
+func (s *Server) takeSlot(ctx context.Context, slots chan<- struct{}) bool {
+	select {
+	case slots <- struct{}{}:
+		return true
+	default:
+	}
+	for {
+		again := time.NewTimer(s.closeWaiting())
+		select {
+		case slots <- struct{}{}:
+			again.Stop()
+			return true
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return false
+		}
+	}
+}
+
+// graceful is how long a connection is left alone that waits for a request. One that is new would else be closed before its
+// client could ask, when many come at once.
+const graceful = time.Second
+
+// closeWaiting closes the connection that has been waiting longest for a whole request, unless that is not long. It returns
+// after which time to try again.
+func (s *Server) closeWaiting() time.Duration {
+	longest, since := s.longestWaiting()
+	if longest == nil {
+		return graceful
+	}
+	if left := graceful - (time.Since(s.began) - time.Duration(since)); left > 0 {
+		return left
+	}
+	if !longest.waiting.CompareAndSwap(since, unwanted) {
+		return 0 // its request has come
+	}
+	longest.Close()
+	return graceful // if that is not enough
+}
+
+func (s *Server) longestWaiting() (longest *clientConn, since int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if at := c.waiting.Load(); at > 0 && (longest == nil || at < since) {
+			longest, since = c, at
+		}
+	}
+	return longest, since
 }
 
 // pause waits for others to give back what we lack, file descriptors mostly.
@@ -126,22 +212,20 @@ func pause(ctx context.Context) {
 	}
 }
 
-// serve answers narinfos until something else comes.
-func (s *Server) serve(ctx context.Context, c *clientConn, passed *passedOn) {
+// serve answers narinfos until something else comes, or ctx ends; answering is for what is under way then.
+func (s *Server) serve(ctx, answering context.Context, c *clientConn, passed *passedOn) {
 	q := &quick{h: s.Handler, conn: c, idle: s.idle()}
-	rest, err := q.serve(ctx)
-	s.forget(c)
-	if err != nil {
+	rest, err := q.serve(ctx, answering)
+	if err != nil || !s.handOver(c) {
 		c.Close()
 		return
 	}
-	c.SetReadDeadline(time.Time{})
 	c.rest = rest
 	passed.pass(c)
 }
 
 // track remembers a connection that waits for narinfo requests, unless it is too late for that.
-func (s *Server) track(ctx context.Context, c net.Conn) bool {
+func (s *Server) track(ctx context.Context, c *clientConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ctx.Err() != nil {
@@ -151,7 +235,19 @@ func (s *Server) track(ctx context.Context, c net.Conn) bool {
 	return true
 }
 
-func (s *Server) forget(c net.Conn) {
+// handOver makes a connection one of net/http's, unless it has been closed.
+func (s *Server) handOver(c *clientConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.conns[c] {
+		return false
+	}
+	s.conns[c] = false
+	c.SetReadDeadline(time.Time{})
+	return true
+}
+
+func (s *Server) forget(c *clientConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
@@ -161,8 +257,20 @@ func (s *Server) forget(c net.Conn) {
 func (s *Server) closeQuiet() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.conns {
-		c.SetReadDeadline(time.Unix(1, 0))
+	for c, ours := range s.conns {
+		if ours {
+			c.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+// closeAll ends everything.
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	all := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range all {
+		c.Close()
 	}
 }
 
@@ -202,9 +310,26 @@ func (p *passedOn) Addr() net.Addr { return p.addr }
 // that begins with what has been read of it already.
 type clientConn struct {
 	net.Conn
-	stall   time.Duration
-	rest    []byte
-	release func()
+	began  time.Time // of the server
+	stall  time.Duration
+	rest   []byte
+	closed func()
+
+	// waiting is since when there has been no whole request to be answered, in nanoseconds after began; 0 while there is
+	// one, and unwanted when there will not be any more.
+	waiting atomic.Int64
+}
+
+const unwanted = -1
+
+// wait notes that the next request has not come.
+func (c *clientConn) wait() { c.waiting.CompareAndSwap(0, 1+int64(time.Since(c.began))) }
+
+// answer notes that it has.
+func (c *clientConn) answer() {
+	if at := c.waiting.Load(); at > 0 {
+		c.waiting.CompareAndSwap(at, 0)
+	}
 }
 
 func (c *clientConn) Read(p []byte) (int, error) {
@@ -244,6 +369,6 @@ func (c *clientConn) ReadFrom(r io.Reader) (total int64, err error) {
 }
 
 func (c *clientConn) Close() error {
-	c.release()
+	c.closed()
 	return c.Conn.Close()
 }

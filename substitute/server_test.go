@@ -120,6 +120,60 @@ func TestServerManyClients(t *testing.T) {
 	all.Wait()
 }
 
+// Connections on which no request comes, or only a part of one, keep nobody out for long, and what is being answered
+// is not ended for it.
+func TestServerIdleClients(t *testing.T) {
+	m, paths := filled("plain")
+	large := m.AddFile("large", incompressible(20_000_000)) // does not fit into the kernel's buffers
+	url := serveOn(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, MaxConns: 6, Drain: time.Millisecond})
+	busy := dialServer(t, url)
+	fmt.Fprintf(busy, "GET /nar/%s HTTP/1.1\r\nHost: x\r\n\r\n", large.StorePath.Base())
+	download, err := http.ReadResponse(bufio.NewReader(busy), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	narinfo := fmt.Sprintf("GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+	for _, begun := range []string{"", narinfo, narinfo + "GET /", "GET /nix-cache-info HTTP/1.1\r\nHost: x\r\n\r\n", "HEAD / HT"} {
+		c := dialServer(t, url)
+		fmt.Fprint(c, begun)
+		if strings.Contains(begun, "\r\n\r\n") {
+			if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 5 {
+		c := dialServer(t, url)
+		fmt.Fprint(c, narinfo)
+		if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
+			t.Errorf("there is no room: %v", err)
+		}
+	}
+	if n, err := io.Copy(io.Discard, download.Body); err != nil || n != large.NarSize {
+		t.Errorf("the download ended after %d bytes: %v", n, err)
+	}
+}
+
+// A client may go on asking for longer than others may be silent.
+func TestServerLongBurst(t *testing.T) {
+	m, paths := filled("plain")
+	const idle = 100 * time.Millisecond
+	url := serveOn(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, Idle: idle, Drain: time.Millisecond})
+	c := dialServer(t, url)
+	in := bufio.NewReader(c)
+	narinfo := fmt.Sprintf("GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+	begun := "" // of the next request: there is always some
+	for start := time.Now(); time.Since(start) < 5*idle; begun = "GET /" {
+		fmt.Fprint(c, strings.TrimPrefix(narinfo, begun)+"GET /")
+		if _, err := http.ReadResponse(in, nil); err != nil {
+			t.Fatalf("after %v: %v", time.Since(start), err)
+		}
+		if n, err := io.CopyN(io.Discard, in, int64(in.Buffered())); err != nil {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+	}
+}
+
 // The end of the context ends Run, whatever clients do.
 func TestServerEnds(t *testing.T) {
 	m, paths := filled("plain")
@@ -150,6 +204,55 @@ func TestServerEnds(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the server does not end")
 	}
+}
+
+// So it does when clients take nothing of the narinfos that they asked for, or the Source does not answer.
+func TestServerEndsStuck(t *testing.T) {
+	m, paths := filled("plain")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stuck := &stuckSource{Source: m, hashPart: substitutetest.Path("stuck", "").Hash(), asked: make(chan struct{})}
+	s := &substitute.Server{Handler: &substitute.Handler{Source: stuck}, Drain: 10 * time.Millisecond}
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx, l) }()
+	url := "http://" + l.Addr().String()
+	fmt.Fprintf(dialServer(t, url), "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", stuck.hashPart)
+	<-stuck.asked
+	// As soon as what we ask for is not read, the server waits for us to read answers.
+	deaf := dialServer(t, url)
+	deaf.SetWriteDeadline(time.Now().Add(time.Second))
+	request := fmt.Appendf(nil, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+	for err == nil {
+		_, err = deaf.Write(bytes.Repeat(request, 1000))
+	}
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the server does not end")
+	}
+}
+
+// A stuckSource says nothing about one item before the context ends.
+type stuckSource struct {
+	substitute.Source
+	hashPart string
+	asked    chan struct{} // closed when that is waited for
+}
+
+func (s *stuckSource) Info(ctx context.Context, hashPart string) (*substitute.Info, error) {
+	if hashPart == s.hashPart {
+		close(s.asked)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Source.Info(ctx, hashPart)
 }
 
 // bakery is a handler with a cache that is being filled, or not.
