@@ -40,9 +40,6 @@ type NarURL struct {
 
 const signatureField = "Signature:"
 
-// mandatory are the fields that Guix wants signed.
-var mandatory = []string{"StorePath", "NarHash", "References"}
-
 // ParseNarInfo reads a narinfo as Guix does: of repeated fields the first
 // counts, unknown ones are skipped, the URL, Compression and FileSize lines are
 // matched by their order, as many as there are of each. Unlike Guix it insists

@@ -281,6 +281,28 @@ func TestVerifyReasons(t *testing.T) {
 	}
 }
 
+// All that is said about an item has to be signed, which Guix does not ask of its size and its deriver.
+func TestVerifyWantsAllSigned(t *testing.T) {
+	acl, key := testACL(t), testKey(t, "ed25519")
+	text := string(readFile(t, "narinfo/nocache-zstd-refs-deriver.narinfo"))
+	about := text[:strings.Index(text, "Signature:")]
+	for _, name := range []string{"NarSize", "Deriver"} {
+		start := strings.Index(about, name+": ")
+		line := about[start:]
+		line = line[:strings.Index(line, "\n")+1]
+		signed := strings.Replace(about, line, "", 1)
+		signature, _, err := key.signatureLine([]byte(signed), "vm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := parsed(t, []byte(signed+signature+line))
+		var untrusted *UntrustedError
+		if err := n.Verify(acl); !errors.As(err, &untrusted) || untrusted.Reason != IncompleteSigned {
+			t.Errorf("%s below the signature: %v", name, err)
+		}
+	}
+}
+
 func TestEquivalent(t *testing.T) {
 	text := string(readFile(t, "narinfo/nocache-zstd-refs-deriver.narinfo"))
 	n := parsed(t, []byte(text))
