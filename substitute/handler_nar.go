@@ -83,8 +83,11 @@ func (h *Handler) servePlain(w http.ResponseWriter, r *http.Request, info *Info)
 }
 
 // restFrom is the first byte that is wanted, if that is all there is to the
-// request's Range; other ranges are answered with the whole, as is allowed.
+// request's Range; other ranges are answered with the whole, as is allowed, and those of HEAD must be.
 func restFrom(r *http.Request, etag string, size int64) int64 {
+	if r.Method != http.MethodGet {
+		return 0
+	}
 	first, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
 	first, ok2 := strings.CutSuffix(first, "-")
 	n, err := strconv.ParseInt(first, 10, 64)
@@ -113,8 +116,9 @@ func (s *skipWriter) Write(p []byte) (int, error) {
 	return int(k) + n, err
 }
 
-// smallNAR is the size up to which an archive is compressed before any of it is sent.
-const smallNAR = heldBytes
+// smallNAR is the size up to which an archive is compressed before any of it is sent. What cannot be compressed
+// becomes longer, and has to fit as well: the encoder would else wait for the client.
+const smallNAR = heldBytes - heldBytes/8
 
 // serveSmall compresses an archive that fits into a buffer.
 func (h *Handler) serveSmall(w http.ResponseWriter, r *http.Request, c Compression, info *Info) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -354,6 +355,63 @@ func TestHandlerHead(t *testing.T) {
 	if res := fetch(t, http.MethodPost, url+"/"); res.StatusCode != 405 || res.Header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("POST: status %d", res.StatusCode)
 	}
+}
+
+// A request for a part is one of GET only.
+func TestHandlerHeadRange(t *testing.T) {
+	m, paths := filled("a")
+	url := serve(t, &substitute.Handler{Source: m}) + "/nar/" + paths[0].Base()
+	want := get(t, url)
+	req, _ := http.NewRequest(http.MethodHead, url, nil)
+	req.Header.Set("Range", "bytes=8-")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 200 || res.ContentLength != want.ContentLength || res.Header.Get("Content-Range") != "" {
+		t.Errorf("status %d, length %d, headers %v", res.StatusCode, res.ContentLength, res.Header)
+	}
+}
+
+// A client that takes nothing, not even of a small archive that becomes longer by compression, holds no encoder.
+func TestHandlerStalledSmall(t *testing.T) {
+	noise := make([]byte, 64<<10)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	for size := 50 << 10; size <= len(noise); size += 512 {
+		for _, method := range []string{"gzip", "lzip", "zstd"} {
+			var m substitutetest.Memory
+			info := m.AddFile("item", string(noise[:size]))
+			h := &substitute.Handler{Source: &m, Encoders: 1, Spool: t.TempDir()}
+			req := httptest.NewRequest(http.MethodGet, "/nar/"+method+"/"+info.StorePath.Base(), nil)
+			stalled := &stalledWriter{ResponseRecorder: httptest.NewRecorder(), begun: make(chan struct{}), end: make(chan struct{})}
+			ended := make(chan struct{})
+			go func() { defer close(ended); h.ServeHTTP(stalled, req) }()
+			<-stalled.begun
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			other := httptest.NewRecorder()
+			h.ServeHTTP(other, req.WithContext(ctx))
+			cancel()
+			close(stalled.end)
+			<-ended
+			if other.Code != 200 {
+				t.Fatalf("%d bytes by %s: another client gets status %d", size, method, other.Code)
+			}
+		}
+	}
+}
+
+// A stalledWriter takes nothing before its end.
+type stalledWriter struct {
+	*httptest.ResponseRecorder
+	once       sync.Once
+	begun, end chan struct{}
+}
+
+func (w *stalledWriter) Write(p []byte) (int, error) {
+	w.once.Do(func() { close(w.begun) })
+	<-w.end
+	return w.ResponseRecorder.Write(p)
 }
 
 func TestHandlerNotFound(t *testing.T) {
