@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,16 +60,8 @@ func openBody(ctx context.Context, cache *remote, u *url.URL, limit int64) (*bod
 }
 
 func (b *body) openFile() error {
-	f, err := os.Open(b.url.Path)
+	f, info, err := openRegular(b.url.Path)
 	if err != nil {
-		return err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%q is not a regular file", b.url.Path)
-	}
-	if err != nil {
-		f.Close()
 		return err
 	}
 	b.in, b.size = f, info.Size()

@@ -4,12 +4,19 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,5 +160,186 @@ func TestClientEndlessCaches(t *testing.T) {
 				t.Errorf("%d offers, %v; want that of the other cache, and why not of this one", len(offers), err)
 			}
 		})
+	}
+}
+
+// What a server sends before, or instead of, a narinfo is not kept, nor waited for.
+func TestClientEndlessAnswers(t *testing.T) {
+	m, paths := filled("plain", "other")
+	good := serve(t, &substitute.Handler{Source: m, Key: vectorKey(t)})
+	for name, head := range map[string]string{
+		"header":   "HTTP/1.1 200 OK\r\nX: ",
+		"body":     "HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n",
+		"redirect": "HTTP/1.1 302 Found\r\nLocation: " + good + "\r\nContent-Length: 999999999999\r\n\r\n",
+		"status":   "HTTP/1.1 200 ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var sent atomic.Int64
+			url := floods(t, head, &sent)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if offers, err := clientOf(t, url, good).Query(t.Context(), paths); len(offers) != 2 || err == nil {
+				t.Errorf("%d offers, %v; want those of the other cache, and why not of this one", len(offers), err)
+			}
+			runtime.ReadMemStats(&after)
+			// The kernel may have taken more than we read.
+			if used, took := after.TotalAlloc-before.TotalAlloc, sent.Load(); used > 64<<20 || took > 100<<20 {
+				t.Errorf("took %d bytes of memory, and %d to read", used, took)
+			}
+		})
+	}
+}
+
+// floods is a server that sends head and then something without end, as fast as it can.
+func floods(t *testing.T, head string, sent *atomic.Int64) (url string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	t.Cleanup(func() { l.Close(); running.Wait() })
+	running.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer c.Close()
+				block := bytes.Repeat([]byte("x"), 64<<10)
+				for _, err := c.Write([]byte(head)); err == nil; {
+					var n int
+					n, err = c.Write(block)
+					sent.Add(int64(n))
+				}
+			})
+		}
+	})
+	return "http://" + l.Addr().String()
+}
+
+// A cache that takes its time for each answer, and closes the connection after it, has no more time for all of
+// them than one that does not.
+func TestClientSlowClosingCache(t *testing.T) {
+	m, paths := filled("a", "b", "c")
+	h := &substitute.Handler{Source: m, Key: vectorKey(t)}
+	const stall = 2 * time.Second
+	url := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Connection", "close")
+		select {
+		case <-time.After(stall - stall/20):
+		case <-r.Context().Done():
+		}
+		return false
+	})
+	c := clientOf(t, url)
+	c.Stall = stall
+	if offers, err := c.Query(t.Context(), paths); err == nil || len(offers) == len(paths) {
+		t.Errorf("%d offers, %v", len(offers), err)
+	}
+}
+
+// A cache that wants to be asked again in an hour is left alone; one that does not begin to answer is asked once
+// for each address.
+func TestClientBusyCache(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", incompressible(300_000))
+	h := &substitute.Handler{Source: &m, Key: vectorKey(t)}
+	good := serve(t, h)
+	for name, answer := range map[string]func(http.ResponseWriter, *http.Request){
+		"later": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		},
+		"silent": func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int64
+			busy := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool {
+				if isNAR(r) {
+					asked.Add(1)
+					answer(w, r)
+				}
+				return isNAR(r)
+			})
+			c := clientOf(t, busy, good)
+			c.Transport = &http.Transport{ResponseHeaderTimeout: 300 * time.Millisecond}
+			if err := fetchOne(t, c, info); err != nil {
+				t.Error(err)
+			}
+			if n := asked.Load(); n != 2 { // zstd and gzip
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
+// A cache that cannot be reached is not tried for each of many items.
+func TestClientUnreachable(t *testing.T) {
+	var m substitutetest.Memory
+	var paths []substitute.StorePath
+	for i := range 1000 {
+		paths = append(paths, m.AddFile("item", fmt.Sprint(i)).StorePath)
+	}
+	good := serve(t, &substitute.Handler{Source: &m, Key: vectorKey(t)})
+	var tried atomic.Int64
+	c := clientOf(t, "https://unreachable.invalid", good)
+	c.Transport = roundTripper(func(*http.Request) (*http.Response, error) {
+		tried.Add(1)
+		return nil, syscall.EHOSTUNREACH
+	})
+	if offers, err := c.Query(t.Context(), paths); len(offers) != len(paths) || !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("%d offers, %v", len(offers), err)
+	}
+	if n := tried.Load(); n > 200 {
+		t.Errorf("tried %d times", n)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// The directory that is a cache is all that is read of this machine, and only files are.
+func TestClientHostileDirectory(t *testing.T) {
+	m, paths := filled("plain")
+	info, err := m.Info(t.Context(), paths[0].Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := t.TempDir()
+	dir := filepath.Join(top, "cache")
+	if err := os.MkdirAll(filepath.Join(dir, "nar"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(top, "secret"), substitutetest.FileNAR("contents of plain"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, pipe := range []string{"nar/pipe", substitutetest.Path("pipe", "").Hash() + ".narinfo"} {
+		if err := syscall.Mkfifo(filepath.Join(dir, pipe), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/dev/zero", filepath.Join(dir, substitutetest.Path("zeros", "").Hash()+".narinfo")); err != nil {
+		t.Fatal(err)
+	}
+	url := "file://" + dir
+	for _, address := range []string{"../secret", "nar/../../secret", "nar/%2e%2e/%2e%2e/secret", "%2e%2e/secret", "file://" + top + "/secret", "/etc/hostname", "nar/pipe", "nar"} {
+		n, err := substitute.NewNarInfo(info, vectorKey(t), "host", []substitute.NarURL{{URL: address, Compression: "none", FileSize: -1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, paths[0].Hash()+".narinfo"), n.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := fetchOne(t, clientOf(t, url), info); err == nil {
+			t.Errorf("%s: fetched", address)
+		}
+	}
+	for _, name := range []string{"pipe", "zeros"} {
+		if offers, err := clientOf(t, url).Query(t.Context(), []substitute.StorePath{substitutetest.Path(name, "")}); len(offers) > 0 || err == nil {
+			t.Errorf("%s: %d offers, %v", name, len(offers), err)
+		}
 	}
 }

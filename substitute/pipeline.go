@@ -21,9 +21,9 @@ const pipelineDepth = 1000
 // answer before the next request; net/http has no way to do that. If the
 // server closes the connection, the rest is asked over another.
 func (r *remote) pipeline(ctx context.Context, hashParts []string, indices []int, each func(int, answer)) error {
-	const attempts = 3
+	late := time.Now().Add(r.client.Stall + longAnswer)
 	for failures := 0; len(indices) > 0; {
-		done, err := r.pipelineOnce(ctx, hashParts, indices, each)
+		done, err := r.pipelineOnce(ctx, hashParts, indices, &late, each)
 		indices = indices[done:]
 		switch {
 		case done > 0 && !errors.Is(err, os.ErrDeadlineExceeded):
@@ -40,9 +40,12 @@ func (r *remote) pipeline(ctx context.Context, hashParts []string, indices []int
 	return nil
 }
 
+// attempts is how often in a row a cache may fail before it is given up.
+const attempts = 3
+
 // pipelineOnce uses one connection for as long as it lasts, and returns the
-// number of answers.
-func (r *remote) pipelineOnce(ctx context.Context, hashParts []string, indices []int, each func(int, answer)) (done int, err error) {
+// number of answers. late is when the next one must have come, over whatever connections those before it came.
+func (r *remote) pipelineOnce(ctx context.Context, hashParts []string, indices []int, late *time.Time, each func(int, answer)) (done int, err error) {
 	port := r.base.Port()
 	if port == "" {
 		port = "80"
@@ -64,17 +67,18 @@ func (r *remote) pipelineOnce(ctx context.Context, hashParts []string, indices [
 		conn.Close()
 		<-written
 	}()
-	in := bufio.NewReaderSize(conn, 64<<10)
-	late := time.Now().Add(r.client.Stall)
+	bounded := &io.LimitedReader{R: conn}
+	in := bufio.NewReaderSize(bounded, 64<<10)
 	for _, i := range indices {
 		// Each answer has its time, and all of them together not that many times as much.
-		late = late.Add(longAnswer)
-		conn.SetReadDeadline(earlier(late, time.Now().Add(r.client.Stall)))
+		conn.SetReadDeadline(earlier(*late, time.Now().Add(r.client.Stall)))
+		bounded.N = maxResponse
 		closing, err := r.readPipelined(ctx, in, hashParts[i], func(a answer) { each(i, a) })
 		if err != nil {
 			return done, err
 		}
 		done++
+		*late = late.Add(longAnswer)
 		<-slots
 		if closing {
 			return done, nil
@@ -83,8 +87,13 @@ func (r *remote) pipelineOnce(ctx context.Context, hashParts []string, indices [
 	return done, nil
 }
 
-// longAnswer is more than any answer among many should take.
-const longAnswer = time.Second
+const (
+	// longAnswer is more than any answer among many should take.
+	longAnswer = time.Second
+	// maxResponse is more than the longest narinfo and its header take; package http would read a header
+	// of any length.
+	maxResponse = maxNarInfo + 64<<10
+)
 
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
@@ -128,17 +137,20 @@ func (r *remote) readPipelined(ctx context.Context, in *bufio.Reader, hashPart s
 	if err != nil {
 		return false, err
 	}
-	defer res.Body.Close()
+	// Of what is too long the rest is not waited for, as closing the body would.
 	var a answer
 	if res.StatusCode >= 300 && res.StatusCode < 400 {
-		io.Copy(io.Discard, io.LimitReader(res.Body, maxNarInfo))
+		_, err := io.CopyN(io.Discard, res.Body, maxNarInfo)
+		closing = err != io.EOF
 		a = r.follow(ctx, hashPart)
-	} else if a, err = readAnswer(res); err != nil {
-		return false, err
+	} else {
+		if a, err = readAnswer(res); err != nil {
+			return false, err
+		}
+		closing = a.err == errTooLong
 	}
 	each(a)
-	// Of what is too long the rest is not waited for.
-	return res.Close || a.err == errTooLong, nil
+	return closing || res.Close, nil
 }
 
 // follow makes an ordinary request, which follows redirects.

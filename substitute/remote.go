@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -140,20 +142,32 @@ func (r *remote) ask(ctx context.Context, hashParts []string, indices []int, eac
 }
 
 // askEach makes ordinary requests, which share a connection where the server
-// speaks HTTP/2.
+// speaks HTTP/2. It gives up when several in a row fail, or all take too long: a server that
+// does not answer would otherwise cost its time for each of a thousand items.
 func (r *remote) askEach(ctx context.Context, hashParts []string, indices []int, each func(int, answer)) error {
 	const concurrent = 32
-	var mu sync.Mutex // held while each is called
+	patience := headerTimeout + r.client.Stall + time.Duration(len(indices))*longAnswer
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errStalled)
+	defer cancel()
+	var mu sync.Mutex // guards failures, and held while each is called
+	failures := 0     // since the last answer
 	var group errgroup.Group
 	group.SetLimit(concurrent)
 	for _, i := range indices {
 		group.Go(func() error {
-			a, err := r.askOne(ctx, hashParts[i])
-			if err != nil {
-				return err
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
+			a, err := r.askOne(ctx, hashParts[i])
 			mu.Lock()
 			defer mu.Unlock()
+			if err != nil {
+				if failures++; failures == attempts {
+					cancel()
+				}
+				return err
+			}
+			failures = 0
 			each(i, a)
 			return nil
 		})
@@ -179,15 +193,40 @@ func (r *remote) narinfoURL(hashPart string) *url.URL {
 
 // readNarInfo reads from a directory laid out like a cache.
 func (r *remote) readNarInfo(hashPart string) answer {
-	text, err := os.ReadFile(filepath.Join(r.base.Path, hashPart+".narinfo"))
+	f, _, err := openRegular(filepath.Join(r.base.Path, hashPart+".narinfo"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return answer{} // files are not remembered
 	}
 	if err != nil {
 		return answer{err: err}
 	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxNarInfo+1))
+	if err == nil && len(text) > maxNarInfo {
+		err = errTooLong
+	}
+	if err != nil {
+		return answer{err: err}
+	}
 	n, err := ParseNarInfo(text)
 	return answer{narinfo: n, err: err}
+}
+
+// openRegular opens a regular file of a cache. It does not wait, as opening a pipe would.
+func openRegular(path string) (*os.File, os.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%q is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
 }
 
 // readAnswer understands a response to a request for a narinfo. It returns an
@@ -234,7 +273,8 @@ func (r *remote) resolve(ref string) (*url.URL, error) {
 // allowed refuses addresses that a cache must not send us to.
 func (r *remote) allowed(u *url.URL) error {
 	if r.base.Scheme == "file" {
-		if u.Scheme != "file" || u.Host != "" || !strings.HasPrefix(u.Path, r.base.Path) {
+		// An escaped ".." is still there; others are not.
+		if u.Scheme != "file" || u.Host != "" || !strings.HasPrefix(u.Path, r.base.Path) || path.Clean(u.Path) != u.Path {
 			return fmt.Errorf("%q leads out of %s", u.Redacted(), r.name)
 		}
 		return nil

@@ -27,6 +27,8 @@ const (
 	dialTimeout   = 5 * time.Second
 	headerTimeout = 60 * time.Second // guix publish may be slow
 	maxRedirects  = 5
+	// longestWait is for how long a server that is busy is waited for, at a time.
+	longestWait = 5 * time.Second
 )
 
 func newWeb(transport http.RoundTripper, logger *slog.Logger) *web {
@@ -88,12 +90,26 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// checkRetry is the usual policy, except for what another attempt cannot change.
+// checkRetry is the usual policy, except for what another attempt cannot change, and for servers that
+// want us to wait for long, or keep us waiting: there may be another one.
 func checkRetry(ctx context.Context, res *http.Response, err error) (bool, error) {
-	if errors.Is(err, errRedirect) {
+	switch {
+	case errors.Is(err, errRedirect):
 		return false, err
+	case askedToWait(res) > longestWait, tookLong(err):
+		return false, nil
 	}
 	return retryablehttp.DefaultRetryPolicy(ctx, res, err)
+}
+
+// askedToWait is what a busy server says in Retry-After.
+func askedToWait(res *http.Response) time.Duration { return retryablehttp.DefaultBackoff(0, 0, 0, res) }
+
+// tookLong reports whether a server that could be reached did not answer.
+func tookLong(err error) bool {
+	var slow net.Error
+	var op *net.OpError
+	return errors.As(err, &slow) && slow.Timeout() && !(errors.As(err, &op) && op.Op == "dial")
 }
 
 // get requests u on behalf of the cache r. The caller closes the body.
