@@ -42,11 +42,21 @@ func readSecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%q is a directory", path)
+	}
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := ParsePublicKey(text); err == nil {
+		return nil, fmt.Errorf("%q is a public key", path)
+	}
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return nil, fmt.Errorf("%q is open to others than its owner (mode %04o); make it private with \"chmod %04o\", and consider a new key",
 			path, perm, secretMode)
 	}
-	return io.ReadAll(f)
+	return text, nil
 }
 
 // ReadPublicKeyFile reads a signing-key.pub. A missing one gives an error for

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,6 +133,9 @@ func (o *options) readKey() (*substitute.PrivateKey, error) {
 }
 
 func generateKey(o *options, stdout io.Writer) error {
+	if err := os.MkdirAll(filepath.Dir(o.keyFile()), 0o755); err != nil {
+		return &cli.UsageError{Err: err}
+	}
 	key, err := substitute.EnsureKeyPair(o.keyFile())
 	if err != nil {
 		return err
@@ -202,7 +206,11 @@ func listener(o *options) (net.Listener, error) {
 	if l, err := passedListener(); l != nil || err != nil {
 		return l, err
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(o.listen, o.port))
+	network := "tcp"
+	if ip, err := netip.ParseAddr(o.listen); err == nil && ip.Is4() {
+		network = "tcp4" // else 0.0.0.0 would be all addresses of IPv6, too
+	}
+	l, err := net.Listen(network, net.JoinHostPort(o.listen, o.port))
 	if err != nil {
 		return nil, &cli.UsageError{Err: err}
 	}

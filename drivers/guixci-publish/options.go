@@ -96,6 +96,7 @@ var table = []option{
 	}},
 	{0, "public-key", required, str(func(o *options) *string { return &o.publicKey })},
 	{0, "private-key", required, str(func(o *options) *string { return &o.privateKey })},
+	{0, "secret-key", required, str(func(o *options) *string { return &o.privateKey })}, // its old name
 	{0, "store-database", required, str(func(o *options) *string { return &o.database })},
 	{0, "generate-key", none, truth(func(o *options) *bool { return &o.generateKey })},
 	{0, "metrics", none, truth(func(o *options) *bool { return &o.metrics })},
@@ -105,7 +106,9 @@ var table = []option{
 }
 
 // parse reads a command line as getopt_long does: options may come after other
-// arguments, until "--"; long ones may be shortened; short ones may have their argument attached.
+// arguments, until "--"; long ones may be shortened; short ones may have their argument attached. As in
+// Guile, whose option parser guix publish has, the argument of a short one may be the next word even
+// if it is optional: the service of Guix says "-C zstd:3".
 func parse(args []string) (*options, error) {
 	o := &options{port: "8080", listen: "0.0.0.0"}
 	for len(args) > 0 {
@@ -182,11 +185,12 @@ func (o *options) short(letters string, rest []string) ([]string, error) {
 		if opt.argument != none {
 			value, letters = letters, ""
 		}
-		if value == "" && opt.argument == required {
-			if len(rest) == 0 {
-				return nil, fmt.Errorf("-%c needs an argument", opt.short)
-			}
+		switch {
+		case value != "" || opt.argument == none:
+		case len(rest) > 0 && (opt.argument == required || !strings.HasPrefix(rest[0], "-")):
 			value, rest = rest[0], rest[1:]
+		case opt.argument == required:
+			return nil, fmt.Errorf("-%c needs an argument", opt.short)
 		}
 		if err := opt.set(o, value); err != nil {
 			return nil, fmt.Errorf("-%c: %w", opt.short, err)

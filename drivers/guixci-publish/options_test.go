@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,12 @@ func TestParse(t *testing.T) {
 		{"--cache=/c --ttl=1m --neg=90s --workers=3 --cache-size 5G", options{
 			port: "8080", listen: "0.0.0.0", cache: "/c", ttl: 30 * 24 * time.Hour, negativeTTL: 90 * time.Second, workers: 3, cacheSize: 5 << 30,
 		}},
+		// This is what guix-publish-service-type of Guix has after "guix publish".
+		{"-u guix-publish -p 80 -C gzip:3 -C zstd:3 --nar-path=nar --listen=127.0.0.1 --workers=2 --ttl=3600s --negative-ttl=60s --cache=/c --cache-bypass-threshold=10485760", options{
+			port: "80", listen: "127.0.0.1", user: "guix-publish", compression: []substitute.Compression{{Method: "gzip", Level: 3}, {Method: "zstd", Level: 3}},
+			narPath: "nar", workers: 2, ttl: time.Hour, negativeTTL: time.Minute, cache: "/c",
+		}},
+		{"-C -p 80 --secret-key=k", options{port: "80", listen: "0.0.0.0", privateKey: "k", compression: []substitute.Compression{{Method: "gzip"}}}},
 		{"--nar-path my/nars --user=x", options{port: "8080", listen: "0.0.0.0", narPath: "my/nars", user: "x"}},
 		{"export dir -c x -- -p item", options{port: "8080", listen: "0.0.0.0", cache: "x", args: []string{"export", "dir", "-p", "item"}}},
 	} {
@@ -42,7 +49,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, line := range []string{
 		"-x", "--nonsense", "--p=1", "-p", "--port", "--help=x", "-Clzma", "-Cgzip:x", "-C30:", "--ttl=5", "--ttl=5y", "--ttl=-1d",
-		"--ttl=99999999999999w", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=", "-a", "--repl=5", "-r",
+		"--ttl=99999999999999w", "-C export dir", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=", "-a", "--repl=5", "-r",
 	} {
 		if _, err := parse(strings.Fields(line)); err == nil {
 			t.Errorf("%q: no error", line)
@@ -82,8 +89,41 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-func TestGenerateKey(t *testing.T) {
+// What is said helps with what was meant.
+func TestUnusable(t *testing.T) {
 	dir := t.TempDir()
+	t.Setenv("GUIX_CONFIGURATION_DIRECTORY", dir)
+	if code, _, err := runIn(t, "--port=0"); code != cli.Usage || !strings.Contains(err, "--generate-key") {
+		t.Errorf("without a key: status %d, %q", code, err)
+	}
+	runIn(t, "--generate-key")
+	for _, test := range []struct{ option, want string }{
+		{"--private-key=" + dir, "directory"}, {"--private-key=" + dir + "/signing-key.pub", "is a public key"},
+		{"--public-key=" + dir + "/signing-key.sec", "not a (public-key"}, {"--store-database=" + dir + "/none", "no such file"},
+		{"--cache=/proc/self", "/proc/self/"},
+	} {
+		if code, _, err := runIn(t, "--port=0", test.option); code != cli.Usage || !strings.Contains(err, test.want) {
+			t.Errorf("%s: status %d, %q", test.option, code, err)
+		}
+	}
+}
+
+// The default address is one of IPv4 alone, as it is for guix publish.
+func TestListener(t *testing.T) {
+	for _, host := range []string{"0.0.0.0", "127.0.0.1", "localhost"} {
+		l, err := listener(&options{listen: host, port: "0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		if ip := l.Addr().(*net.TCPAddr).IP; host != "localhost" && ip.String() != host {
+			t.Errorf("%s: listens on %v", host, ip)
+		}
+	}
+}
+
+func TestGenerateKey(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etc", "guix")
 	t.Setenv("GUIX_CONFIGURATION_DIRECTORY", dir)
 	_, first, _ := runIn(t, "--generate-key")
 	code, second, _ := runIn(t, "--generate-key")

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/nar"
+	"github.com/genenetwork/guixci/substitute/substitutetest"
 )
 
 // A server is a publishing program, ours or guix publish.
@@ -136,6 +138,47 @@ func guix(t *testing.T, config string, args ...string) string {
 		t.Errorf("guix %q: %v\n%s", args, err, out)
 	}
 	return string(out)
+}
+
+// Every option of guix publish is one of ours, with an argument if theirs has one.
+func TestOptionsOfGuixPublish(t *testing.T) {
+	guixtest.Require(t)
+	text, err := exec.Command("guix", "publish", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := regexp.MustCompile(`(?m)^  (?:-(.), |    )--([a-z-]+)(\[?=)?`).FindAllSubmatch(text, -1)
+	if len(theirs) < 15 {
+		t.Fatalf("%d options in\n%s", len(theirs), text)
+	}
+	for _, m := range theirs {
+		short, long, argument := string(m[1]), string(m[2]), map[string]int{"": none, "=": required, "[=": optional}[string(m[3])]
+		i := slices.IndexFunc(table, func(o option) bool { return o.long == long })
+		if i < 0 || short != "" && table[i].short != short[0] || table[i].argument != argument {
+			t.Errorf("%s is not ours", m[0])
+		}
+	}
+}
+
+// The store is a Source with its database and without.
+func TestLocalStoreIsSource(t *testing.T) {
+	guixtest.Require(t)
+	paths, _ := items(t)
+	for _, wanted := range []string{"database", "guix-daemon"} {
+		src, err := openStore(new(options))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		if wanted == "guix-daemon" {
+			src.db.Close()
+			src.db = nil
+		}
+		if got := src.String(); got != wanted {
+			t.Errorf("source is the %s", got)
+		}
+		t.Run(wanted, func(t *testing.T) { substitutetest.TestSource(t, src, paths) })
+	}
 }
 
 // Stock guix weather finds what we publish, and stock guix challenge agrees with us.

@@ -89,7 +89,7 @@ func startCache(ctx context.Context, o *options, h *substitute.Handler) (stop fu
 	if o.cache == "" {
 		return func() {}, nil
 	}
-	if err := os.MkdirAll(o.cache, 0o755); err != nil {
+	if err := prepareCache(o.cache); err != nil {
 		return nil, &cli.UsageError{Err: err}
 	}
 	cache := &substitute.Cache{Dir: o.cache, Key: h.Key, Compression: o.compression}
@@ -99,6 +99,18 @@ func startCache(ctx context.Context, o *options, h *substitute.Handler) (stop fu
 	running.Go(func() { h.Baker.Run(ctx) })
 	running.Go(func() { evict(ctx, o, cache, h.Source, h.Logger) })
 	return func() { cancel(); running.Wait() }, nil
+}
+
+// prepareCache makes the directory, which must be one that we can write to: else nothing would ever be baked.
+func prepareCache(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".tmp-")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // evictEvery is how often the cache is looked through.
