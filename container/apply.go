@@ -63,21 +63,23 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 // On error everything is as it was.
 func (d *Deployment) adopt(ctx context.Context, rev Revision, was standing, g *Generation) (*Generation, error) {
 	g = g.onSideOf(was.current)
+	next := *was.current
+	next.Switched = nil // that was another time
 	if g.sameWay(was.current) {
-		return was.current, nil
+		return &next, nil
 	}
 	if err := errors.Join(checkSwitch(g), checkBeside(g), d.checkSnapshot(g)); err != nil {
 		d.tell(rev, g, WasRefused, err)
 		return nil, d.failed(Refused, err)
 	}
-	next := *was.current
 	next.Probes, next.Schedule, next.Switch = g.Probes, g.Schedule, g.Switch
 	err := was.running.await(ctx, g.Probes, g.Schedule.ofOld())
 	next.Checked = was.running.Generation.Checked
 	if err == nil {
-		err = d.writeGeneration(&next)
+		kept := next
+		kept.Switched = was.current.Switched
+		err = d.writeGeneration(&kept)
 	}
-	next.Switched = nil // that was another time
 	if err != nil {
 		d.tell(rev, &next, WasKept, err)
 		return nil, d.failed(Kept, err)

@@ -70,9 +70,9 @@ func TestApply(t *testing.T) {
 	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
 	first := checkRuns(t, d, one)
 
-	// again: nothing to do
-	if g := mustApply(t, d, one.Script); g.Number != one.Number {
-		t.Errorf("generation %d", g.Number)
+	// again: nothing to do, and nothing is interrupted
+	if g := mustApply(t, d, one.Script); g.Number != one.Number || g.Switched != nil {
+		t.Errorf("generation %+v", g)
 	}
 	if in := checkRuns(t, d, one); in.Process != first.Process {
 		t.Error("it was started again")
@@ -80,10 +80,25 @@ func TestApply(t *testing.T) {
 
 	// one → two
 	two := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
-	checkRuns(t, d, two)
+	second := checkRuns(t, d, two)
 	checkNothingLeft(t, d, first)
 
-	want := []Event{Began, Confirmed, Began, Confirmed}
+	// and two again, as it has ended by itself: that is no switch
+	if err := second.Process.signal(9); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	history, err := d.History()
+	if err != nil || history[3].Switched == nil || history[3].Switched.Gap == 0 || history[4].Switched != nil {
+		t.Errorf("ledger %+v, %v", history[3:], err)
+	}
+	if g, err := d.Current(); err != nil || g.Switched == nil {
+		t.Errorf("what the switch took is forgotten: %+v, %v", g, err)
+	}
+
+	want := []Event{Began, Confirmed, Began, Confirmed, WasStarted}
 	if diff := cmp.Diff(want, events(t, d)); diff != "" {
 		t.Errorf("ledger (-want +got):\n%s", diff)
 	}
@@ -240,6 +255,7 @@ func TestApplyForce(t *testing.T) {
 	_, err := d.Apply(t.Context(), Revision{Script: changing})
 	wantOutcome(t, err, Kept)
 	say("status-works.sexp")
+	d.Schedule.StartPeriod = 20 * time.Second
 	_, err = d.Apply(t.Context(), Revision{Script: changing})
 	wantOutcome(t, err, Refused)
 	g, err := d.Apply(t.Context(), Revision{Script: changing, Force: true})

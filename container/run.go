@@ -35,6 +35,7 @@ func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standin
 	if err := d.preflight(ctx, was.current, was); err != nil {
 		return nil, err
 	}
+	was.current.Switched = nil // that was another time
 	in, err := d.bring(ctx, was.current, 0)
 	if err != nil {
 		d.tell(rev, was.current, WasNotStable, err)
