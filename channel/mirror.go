@@ -154,7 +154,7 @@ func (s *Repositories) sound(url string) *Repository {
 // The caller holds the lock.
 func (s *Repositories) clone(ctx context.Context, url string) (_ *Repository, err error) {
 	final := s.path(url)
-	if err := removeAll(final + ".tmp-*"); err != nil { // of processes that died
+	if err := removeAll(filepath.Dir(final), filepath.Base(final)+".tmp-*"); err != nil { // of processes that died
 		return nil, err
 	}
 	temp, err := os.MkdirTemp(s.Dir, filepath.Base(final)+".tmp-*")
@@ -178,10 +178,11 @@ func (s *Repositories) clone(ctx context.Context, url string) (_ *Repository, er
 	return openMirror(url, final), syncDir(s.Dir)
 }
 
-func removeAll(pattern string) error {
-	names, err := filepath.Glob(pattern)
+// removeAll removes what in a directory has a name of that pattern.
+func removeAll(dir, pattern string) error {
+	names, err := fs.Glob(os.DirFS(dir), pattern)
 	for _, name := range names {
-		err = errors.Join(err, os.RemoveAll(name))
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
 	}
 	return err
 }
@@ -212,7 +213,7 @@ func (s *Repositories) update(ctx context.Context, url string, specs ...config.R
 		return nil, err
 	}
 	defer unlock()
-	if err := removeAll(filepath.Join(r.dir, "objects/pack/tmp_pack_*")); err != nil { // of fetches that failed
+	if err := removeAll(filepath.Join(r.dir, "objects/pack"), "tmp_pack_*"); err != nil { // of fetches that failed
 		return nil, fmt.Errorf("fetch %q: %w", url, err)
 	}
 	if err := s.fetch(ctx, r, specs...); err != nil {

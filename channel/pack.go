@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,13 +44,14 @@ const maxPacks = 128
 // it cannot read: go-git may.
 func openPacks(dir string, objects cache.Object) *packs {
 	p := &packs{dir: osfs.New(dir), cache: objects}
-	names, _ := filepath.Glob(filepath.Join(dir, "objects/pack/pack-*.idx"))
+	names, _ := fs.Glob(os.DirFS(dir), "objects/pack/pack-*.idx")
 	if len(names) > maxPacks {
-		slices.SortFunc(names, func(a, b string) int { return cmp.Compare(fileSize(b), fileSize(a)) })
+		size := func(name string) int64 { return fileSize(filepath.Join(dir, name)) }
+		slices.SortFunc(names, func(a, b string) int { return cmp.Compare(size(b), size(a)) })
 		names = names[:maxPacks]
 	}
 	for _, name := range names {
-		if one, err := p.open("objects/pack/" + strings.TrimSuffix(filepath.Base(name), ".idx")); err == nil {
+		if one, err := p.open(strings.TrimSuffix(name, ".idx")); err == nil {
 			p.all = append(p.all, one)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +33,10 @@ func runGit(t *testing.T, dir, stdin string, args ...string) {
 // packedRepository makes one with a pack in which most objects are deltas.
 func packedRepository(t *testing.T) (dir string) {
 	t.Helper()
-	dir = t.TempDir()
+	dir = filepath.Join(t.TempDir(), `[a-z]*?\*`) // looks like a pattern
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	git := func(stdin string, args ...string) {
 		t.Helper()
 		runGit(t, dir, stdin, args...)
@@ -48,14 +52,20 @@ func packedRepository(t *testing.T) (dir string) {
 	return dir
 }
 
+// onlyPack returns the index, or the pack, of a repository with one.
+func onlyPack(t *testing.T, dir, ext string) string {
+	t.Helper()
+	names, err := fs.Glob(os.DirFS(dir), "objects/pack/*."+ext)
+	if err != nil || len(names) != 1 {
+		t.Fatalf("packs %q, %v", names, err)
+	}
+	return filepath.Join(dir, names[0])
+}
+
 // Packs are read as go-git reads them.
 func TestPacks(t *testing.T) {
 	dir := packedRepository(t)
-	names, _ := filepath.Glob(filepath.Join(dir, "objects/pack/*.idx"))
-	if len(names) != 1 {
-		t.Fatalf("packs %v", names)
-	}
-	file, err := os.Open(names[0])
+	file, err := os.Open(onlyPack(t, dir, "idx"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,12 +146,12 @@ func TestOddPackIndex(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := packedRepository(t)
-			names, _ := filepath.Glob(filepath.Join(dir, "objects/pack/*.idx"))
-			text, err := os.ReadFile(names[0])
+			index := onlyPack(t, dir, "idx")
+			text, err := os.ReadFile(index)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(os.Chmod(names[0], 0o600), os.WriteFile(names[0], damage(text), 0o600)); err != nil {
+			if err := errors.Join(os.Chmod(index, 0o600), os.WriteFile(index, damage(text), 0o600)); err != nil {
 				t.Fatal(err)
 			}
 			if p := openPacks(dir, nil); len(p.all) != 0 {
@@ -191,10 +201,7 @@ func packOf(blobSize uint64, delta []byte) []byte {
 // Objects that would fill the memory end a fetch before they are unpacked.
 func TestPackGuard(t *testing.T) {
 	delta := func(size uint64) []byte { return append(binary.AppendUvarint([]byte{1}, size), 1, 'y') }
-	good, err := os.ReadFile(func() string {
-		names, _ := filepath.Glob(filepath.Join(packedRepository(t), "objects/pack/*.pack"))
-		return names[0]
-	}())
+	good, err := os.ReadFile(onlyPack(t, packedRepository(t), "pack"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -368,6 +368,7 @@ func TestLeftoversOfKilledProcess(t *testing.T) {
 		t.Fatalf("mirrors: %v", mirrors)
 	}
 	resolver := newResolver(t)
+	resolver.Repositories.Dir = filepath.Join(t.TempDir(), `[a-z]*?\*`) // looks like a pattern
 	name := filepath.Join(resolver.Repositories.Dir, filepath.Base(mirrors[0]))
 	err := errors.Join(
 		os.MkdirAll(name+".tmp-123/objects", 0o700),
@@ -377,9 +378,9 @@ func TestLeftoversOfKilledProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	resolve(t, resolver, list)
-	left, _ := filepath.Glob(filepath.Join(resolver.Repositories.Dir, "*"))
-	if len(left) != 1 || left[0] != name {
-		t.Errorf("in the directory: %v", left)
+	left, err := os.ReadDir(resolver.Repositories.Dir)
+	if err != nil || len(left) != 1 || left[0].Name() != filepath.Base(name) {
+		t.Errorf("in the directory: %v, %v", left, err)
 	}
 	half := filepath.Join(name, "objects/pack/tmp_pack_123") // of a fetch
 	if err := os.WriteFile(half, []byte("PACK"), 0o600); err != nil {

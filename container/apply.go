@@ -252,11 +252,11 @@ func (e *RejectedError) Error() string {
 // create gives the generation a number, a directory and a root. It is rooted
 // before it is written down, so that what exists cannot be collected.
 func (d *Deployment) create(ctx context.Context, g *Generation) error {
-	entries, err := os.ReadDir(d.path("generations"))
+	numbers, err := numbersIn(d.path("generations"))
 	if err != nil {
 		return err
 	}
-	g.Number = lastNumber(entries) + 1
+	g.Number = 1 + slices.Max(append(numbers, 0))
 	if err := os.Mkdir(d.generationPath(g.Number), 0o700); err != nil {
 		return err
 	}

@@ -167,12 +167,8 @@ func (d *Deployment) vanish(ctx context.Context, lock *filelock.Lock) error {
 // lookedAt returns what runs beside and somebody looks after.
 func (d *Deployment) lookedAt() []*Instance {
 	var all []*Instance
-	found, _ := filepath.Glob(d.path("beside", "*"))
-	for _, name := range found {
-		number, err := strconv.Atoi(filepath.Base(name))
-		if err != nil {
-			continue
-		}
+	found, _ := numbersIn(d.path("beside")) // in part is better than not at all
+	for _, number := range found {
 		other := d.besideAt(number)
 		held, _ := other.Supervised()
 		if in, err := other.Running(); held && err == nil {
@@ -184,12 +180,8 @@ func (d *Deployment) lookedAt() []*Instance {
 
 // sweepBeside clears away what ran beside and nobody looks after any more. Whoever calls it holds the lease.
 func (d *Deployment) sweepBeside(ctx context.Context) error {
-	found, err := filepath.Glob(d.path("beside", "*"))
-	for _, name := range found {
-		number, e := strconv.Atoi(filepath.Base(name))
-		if e != nil {
-			continue // something of somebody else
-		}
+	found, err := numbersIn(d.path("beside"))
+	for _, number := range found {
 		other := d.besideAt(number)
 		lock, e := other.superviseAlone()
 		if errors.Is(e, ErrSupervised) {

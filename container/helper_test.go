@@ -47,7 +47,8 @@ func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(mounts), d.Dir) {
+	dir := strings.NewReplacer(" ", `\040`, `\`, `\134`).Replace(d.Dir) // as proc_pid_mountinfo(5) has it
+	if strings.Contains(string(mounts), dir) {
 		t.Error("a mount is left")
 	}
 }

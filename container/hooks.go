@@ -198,11 +198,9 @@ func (d *Deployment) stopHook(ctx context.Context, number int) error {
 
 // stopHooks ends hooks that somebody who was killed has left behind.
 func (d *Deployment) stopHooks(ctx context.Context) error {
-	found, err := filepath.Glob(d.path("generations", "*", "hook"))
-	for _, name := range found {
-		if number, e := strconv.Atoi(filepath.Base(filepath.Dir(name))); e == nil {
-			err = errors.Join(err, d.stopHook(ctx, number))
-		}
+	found, err := d.generationsWith("hook")
+	for _, number := range found {
+		err = errors.Join(err, d.stopHook(ctx, number))
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,11 +42,11 @@ func checkState(t *testing.T, d *Deployment, state string, want map[string]strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := filepath.Glob(d.path("generations", "*", "snapshot"))
-	if err != nil || len(found) != 1 || found[0] != d.snapshotPath(current.Number) {
+	found, err := fs.Glob(os.DirFS(d.path("generations")), "*/snapshot")
+	if err != nil || len(found) != 1 || d.path("generations", found[0]) != d.snapshotPath(current.Number) {
 		t.Errorf("snapshots %q, %v", found, err)
 	}
-	if left, err := filepath.Glob(d.path("generations", "*", "hook")); err != nil || len(left) > 0 {
+	if left, err := fs.Glob(os.DirFS(d.path("generations")), "*/hook"); err != nil || len(left) > 0 {
 		t.Errorf("hooks have left %q, %v", left, err)
 	}
 }

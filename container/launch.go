@@ -116,8 +116,15 @@ func (in *Instance) logFile() string { return in.d.generationPath(in.Generation.
 func removeRunDir(dir string) error {
 	// Nothing can be mounted in the copies made for the container, and they go first.
 	errs := []error{os.RemoveAll(filepath.Join(dir, "environment")), sweepFiles(dir)}
-	leftovers, _ := filepath.Glob(filepath.Join(dir, "tmp", "*"))
-	for _, name := range append(leftovers, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "unit.json"), dir) {
+	leftovers, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	var names []string
+	for _, e := range leftovers {
+		names = append(names, filepath.Join(dir, "tmp", e.Name()))
+	}
+	for _, name := range append(names, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "unit.json"), dir) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

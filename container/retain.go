@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
 // Retention says which generations stay, with their roots, when a new one is confirmed.
@@ -110,16 +109,12 @@ func superfluous(all []*Generation, current int, keep Retention) []*Generation {
 // remove removes a generation's directory, and its root with it. What says that it is a
 // generation goes first, so that half a removal is none.
 func (d *Deployment) remove(g *Generation) error {
-	aside, err := filepath.Glob(d.generationPath(g.Number, "log.*"))
+	aside, err := fs.Glob(os.DirFS(d.generationPath(g.Number)), "log.*")
 	if err != nil {
 		return err
 	}
-	names := []string{"generation.json", "root", "log", "hooks.log", "waiting"}
-	for i, name := range names {
-		names[i] = d.generationPath(g.Number, name)
-	}
-	for _, name := range append(names, aside...) {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, name := range append([]string{"generation.json", "root", "log", "hooks.log", "waiting"}, aside...) {
+		if err := os.Remove(d.generationPath(g.Number, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

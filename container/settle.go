@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 )
 
 // standing is what there is when a change begins.
@@ -142,17 +140,6 @@ func (d *Deployment) settleLedger(current *Generation) error {
 		e.Event, e.Detail = Confirmed, "found so after an interruption"
 	}
 	return d.enter(e)
-}
-
-// lastNumber returns the highest number among names; 0 for none.
-func lastNumber(entries []os.DirEntry) int {
-	last := 0
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil {
-			last = max(last, n)
-		}
-	}
-	return last
 }
 
 func (d *Deployment) failed(o Outcome, err error) *Error {

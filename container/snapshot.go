@@ -132,9 +132,9 @@ func (d *Deployment) removeSnapshot(number int) error {
 
 // forgetSnapshots removes all but the one of the current generation.
 func (d *Deployment) forgetSnapshots(current int) error {
-	found, err := filepath.Glob(d.path("generations", "*", "snapshot"))
-	for _, name := range found {
-		if number, e := strconv.Atoi(filepath.Base(filepath.Dir(name))); e == nil && number != current {
+	found, err := d.generationsWith("snapshot")
+	for _, number := range found {
+		if number != current {
 			err = errors.Join(err, d.removeSnapshot(number))
 		}
 	}

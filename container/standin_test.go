@@ -196,6 +196,9 @@ func script(t *testing.T, d *Deployment, mode, reply string) string {
 	return name
 }
 
+// hardName is no pattern, but looks like one that matches something else.
+const hardName = `state [a-z]*?\*`
+
 // testDeployment returns a deployment that is stopped at the end of the test, when
 // it must leave nothing behind.
 func testDeployment(t *testing.T) *Deployment {
@@ -204,8 +207,12 @@ func testDeployment(t *testing.T) *Deployment {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir := filepath.Join(t.TempDir(), hardName)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	d := &Deployment{
-		Name: "test", Dir: t.TempDir(), unprivileged: true, socket: filepath.Join(sockets, "socket"),
+		Name: "test", Dir: dir, unprivileged: true, socket: filepath.Join(sockets, "socket"),
 		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Schedule: Schedule{StartPeriod: 20 * time.Second, Interval: 10 * time.Millisecond, Window: 30 * time.Millisecond},
 	}

@@ -134,19 +134,12 @@ func (d *Deployment) writeGeneration(g *Generation) error {
 
 // Generations returns all generations, oldest first, rejected ones included.
 func (d *Deployment) Generations() ([]*Generation, error) {
-	entries, err := os.ReadDir(d.path("generations"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	numbers, err := numbersIn(d.path("generations"))
 	if err != nil {
 		return nil, err
 	}
 	var all []*Generation
-	for _, e := range entries {
-		number, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue // something of somebody else
-		}
+	for _, number := range numbers {
 		g, err := d.Generation(number)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // its making was interrupted
@@ -156,8 +149,33 @@ func (d *Deployment) Generations() ([]*Generation, error) {
 		}
 		all = append(all, g)
 	}
-	slices.SortFunc(all, func(a, b *Generation) int { return a.Number - b.Number })
 	return all, nil
+}
+
+// generationsWith returns the numbers of the generations that have something of a name in their directories.
+func (d *Deployment) generationsWith(name string) ([]int, error) {
+	numbers, err := numbersIn(d.path("generations"))
+	return slices.DeleteFunc(numbers, func(number int) bool {
+		_, err := os.Lstat(d.generationPath(number, name))
+		return errors.Is(err, fs.ErrNotExist)
+	}), err
+}
+
+// numbersIn returns the numbers among the names in a directory, in order; none if there is no such directory.
+// What else is there is somebody else's.
+func numbersIn(dir string) ([]int, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var numbers []int
+	for _, e := range entries {
+		if number, err := strconv.Atoi(e.Name()); err == nil {
+			numbers = append(numbers, number)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, err
 }
 
 // Current returns the confirmed generation, nil when there is none yet.

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -286,7 +286,7 @@ func TestRotateKeeps(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	names, err := filepath.Glob(in.logFile() + "*")
+	names, err := fs.Glob(os.DirFS(d.generationPath(1)), "log*")
 	if err != nil || len(names) != 3 {
 		t.Errorf("%q, %v", names, err)
 	}

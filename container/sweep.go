@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 )
 
 // temporary are the names of files that are about to be renamed, see writeFile and point.
@@ -16,15 +15,11 @@ var temporary = regexp.MustCompile(`^\.(current|.*\.[0-9]+)$`)
 // renaming, generations without a description. Whoever calls it holds the lease.
 func (d *Deployment) sweep() error {
 	errs := []error{sweepFiles(d.Dir)}
-	entries, err := os.ReadDir(d.path("generations"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	numbers, err := numbersIn(d.path("generations"))
+	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		number, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue // something of somebody else
-		}
+	for _, number := range numbers {
 		errs = append(errs, sweepFiles(d.generationPath(number)))
 		if _, err := os.Stat(d.generationPath(number, "generation.json")); errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, d.remove(&Generation{Number: number}))

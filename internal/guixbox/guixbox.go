@@ -30,6 +30,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,9 +193,9 @@ func (b *Box) Down(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	notes, _ := filepath.Glob(b.path("running-*.json"))
+	notes, _ := fs.Glob(os.DirFS(b.dir()), "running-*.json")
 	for _, name := range notes {
-		os.Remove(name) // from here on nobody takes it for ready
+		os.Remove(b.path(name)) // from here on nobody takes it for ready
 	}
 	for id := range all {
 		if err := b.end(ctx, id); err != nil {

@@ -96,13 +96,14 @@ func damage(root string) (missing string, err error) {
 
 // checkStandIns forgets that there are stand-ins when one is missing in the store.
 func (b *Box) checkStandIns() error {
-	links, err := filepath.Glob(filepath.Join(b.rootDir(), "var/guix/gcroots/standins/*"))
+	standIns := filepath.Join(b.rootDir(), "var/guix/gcroots/standins")
+	links, err := fs.Glob(os.DirFS(standIns), "*")
 	if err != nil || !b.hasStandIns() {
 		return err
 	}
 	whole := len(links) > 0 && exists(filepath.Join(b.rootDir(), "var/guix/db/db.sqlite"))
 	for _, link := range links {
-		item, err := os.Readlink(link)
+		item, err := os.Readlink(filepath.Join(standIns, link))
 		whole = whole && err == nil && exists(filepath.Join(b.rootDir(), item))
 	}
 	if whole {
@@ -116,9 +117,9 @@ func (b *Box) checkStandIns() error {
 
 // removeAttempts deletes what killed runs left. The caller has the lock.
 func (b *Box) removeAttempts() error {
-	old, err := filepath.Glob(b.path("making-*"))
-	for _, dir := range old {
-		err = errors.Join(err, removeAll(dir))
+	old, err := fs.Glob(os.DirFS(b.dir()), "making-*")
+	for _, name := range old {
+		err = errors.Join(err, removeAll(b.path(name)))
 	}
 	if err != nil {
 		return fmt.Errorf("remove unfinished root: %v", err)
@@ -156,9 +157,9 @@ func (b *Box) removeOthers(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	roots, _ := filepath.Glob(b.path("root-*"))
-	for _, root := range roots {
-		id := strings.TrimPrefix(filepath.Base(root), "root-")
+	roots, _ := fs.Glob(os.DirFS(b.dir()), "root-*")
+	for _, name := range roots {
+		id, root := strings.TrimPrefix(name, "root-"), b.path(name)
 		if id == b.id() {
 			continue
 		}
