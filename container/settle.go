@@ -76,9 +76,7 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{}, err
 	}
 	confirmed := current != nil && current.Number == r.Generation
-	if held, err := d.Supervised(); in.Alive() && !held {
-		d.complain("let the container go on", errors.Join(err, in.thaw())) // only supervisors freeze
-	}
+	d.unfreeze(in)
 	if in.Alive() && r.Stopping {
 		d.log().Info("ending what somebody who was killed has begun to stop", "generation", r.Generation)
 		if err := in.stop(context.WithoutCancel(ctx)); err != nil {
@@ -110,6 +108,13 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{current: current, wanted: true}, d.writeRecord(&record{Generation: current.Number})
 	}
 	return standing{current: current}, d.removeRecord()
+}
+
+// unfreeze lets a container go on that a supervisor who was killed has left frozen. Only supervisors freeze.
+func (d *Deployment) unfreeze(in *Instance) {
+	if held, err := d.Supervised(); in.Alive() && !held {
+		d.complain("let the container go on", errors.Join(err, in.thaw()))
+	}
 }
 
 // clearPrevious clears away what the generation before a trial may have left behind: it was

@@ -314,6 +314,7 @@ func (d *Deployment) settleBeside(ctx context.Context, r *record, current *Gener
 		return nil, err
 	}
 	in.main = r
+	d.unfreeze(in)
 	if r.Beside.Moved {
 		main, err := d.Generation(r.Generation)
 		if err == nil {

@@ -98,6 +98,7 @@ type keeper struct {
 	Supervision
 
 	kept    Process   // the container seen running last; zero for none
+	standby Process   // the one beside it, likewise
 	since   time.Time // when it was first seen
 	wait    time.Duration
 	notyet  time.Time // when the next start may be tried
@@ -142,7 +143,7 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 	}
 	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping {
 		k.sees(in)
-		return false, in.rotateLog(ctx, k.LogSize, k.LogCount)
+		return false, errors.Join(in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, r.Beside))
 	}
 	return false, k.start(ctx)
 }
@@ -155,6 +156,22 @@ func (k *keeper) sees(in *Instance) {
 		k.kept, k.since = in.Process, time.Now()
 		k.log().Info("supervising", "generation", in.Generation.Number, "pid", in.Process.PID)
 	}
+}
+
+// lookBeside looks after the generation that is kept beside what runs, as long as it is.
+func (k *keeper) lookBeside(ctx context.Context, r *record) error {
+	if r == nil || r.Trial || r.Stopping {
+		return nil
+	}
+	in, err := k.instance(r)
+	if err != nil || !in.Alive() {
+		return err
+	}
+	if in.Process != k.standby {
+		k.complain("let the container go on", in.thaw()) // the supervisor before may have been killed
+		k.standby = in.Process
+	}
+	return in.rotateLog(ctx, k.LogSize, k.LogCount)
 }
 
 // start starts the container if nobody else is about to do something, and if it is time.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -349,4 +350,57 @@ func TestFrozen(t *testing.T) {
 			}
 		})
 	}
+}
+
+// So it is with the generation that is kept beside another one.
+func TestFrozenBeside(t *testing.T) {
+	for _, next := range []string{"supervise", "start", "back"} {
+		t.Run(next, func(t *testing.T) {
+			d, _ := besides(t)
+			one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			two := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			standby := checkBoth(t, d, two, one).Beside
+			if state, err := standby.state(t.Context()); err != nil || !state.Held {
+				t.Skipf("no control group here that could be frozen: %+v, %v", state, err)
+			}
+			if err := ownSupervisor.Freeze(t.Context(), standby.unit()); err != nil {
+				t.Fatal(err)
+			}
+			switch next {
+			case "supervise":
+				supervise(t, d, quickly)
+			case "start":
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			case "back":
+				if _, err := d.RollBack(t.Context(), 0, Revision{}); err != nil {
+					t.Fatal(err)
+				}
+				if now := checkBoth(t, d, one, two).Running; now.Process != standby.Process {
+					t.Error("it was started again")
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := errors.Join(standby.Process.signal(syscall.SIGTERM), standby.Process.wait(ctx)); err != nil {
+				t.Errorf("it does not hear: %v", err)
+			}
+		})
+	}
+}
+
+// The log of a generation that is kept is put aside, too.
+func TestSuperviseRotatesBeside(t *testing.T) {
+	d, _ := besides(t)
+	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	two := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	standby := checkBoth(t, d, two, one).Beside
+	how := quickly
+	how.LogSize = 10
+	supervise(t, d, how)
+	await(t, func() bool {
+		_, err := os.Stat(standby.asideName(1))
+		return err == nil
+	})
 }
