@@ -200,7 +200,7 @@ func TestDaemonComesAndGoes(t *testing.T) {
 	path := texts(t, 1, 1000)[0]
 	socket := filepath.Join(t.TempDir(), "socket")
 	kill := ownDaemon(t, socket)
-	src := &localStore{pool: &store.Pool{Address: socket}}
+	src := &localStore{pool: &store.Pool{Address: socket}, path: filepath.Join(t.TempDir(), "none")}
 	defer src.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

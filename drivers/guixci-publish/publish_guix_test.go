@@ -23,6 +23,7 @@ import (
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/nar"
+	"github.com/genenetwork/guixci/substitute/storedb"
 	"github.com/genenetwork/guixci/substitute/substitutetest"
 )
 
@@ -160,24 +161,23 @@ func TestOptionsOfGuixPublish(t *testing.T) {
 	}
 }
 
-// The store is a Source with its database and without.
+// The store is a Source, while its database cannot be read as well, which is noticed when it can.
 func TestLocalStoreIsSource(t *testing.T) {
 	guixtest.Require(t)
 	paths, _ := items(t)
-	for _, wanted := range []string{"database", "guix-daemon"} {
-		src, err := openStore(new(options))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer src.Close()
-		if wanted == "guix-daemon" {
-			src.db.Close()
-			src.db = nil
-		}
-		if got := src.String(); got != wanted {
-			t.Errorf("source is the %s", got)
+	path := filepath.Join(t.TempDir(), "db.sqlite")
+	src := &localStore{pool: &store.Pool{}, path: path}
+	defer src.Close()
+	for _, wanted := range []string{"guix-daemon", "database"} {
+		if wanted == "database" {
+			if err := os.Symlink(storedb.DefaultPath, path); err != nil {
+				t.Fatal(err)
+			}
 		}
 		t.Run(wanted, func(t *testing.T) { substitutetest.TestSource(t, src, paths) })
+		if got := src.String(); got != wanted {
+			t.Errorf("source was the %s", got)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -146,31 +147,63 @@ func evict(ctx context.Context, o *options, cache *substitute.Cache, src substit
 	}
 }
 
-// A localStore is the store of this machine: by its database, or by the daemon when
+// A localStore is the store of this machine: by its database, or by the daemon while
 // that cannot be read.
 type localStore struct {
-	db   *storedb.DB // nil if it cannot be read
 	pool *store.Pool
+	path string        // of the database
+	wait time.Duration // until the next attempt to open it
+	db   atomic.Pointer[storedb.DB]
+
+	mu    sync.Mutex // held while it is opened; guards tried
+	tried time.Time
 }
 
+// databaseWait is short enough for a machine that has just started.
+const databaseWait = 10 * time.Second
+
 func openStore(o *options) (*localStore, error) {
-	s := &localStore{pool: &store.Pool{}}
-	db, err := storedb.Open(o.database)
-	if err == nil {
-		s.db = db
-	} else if o.database != "" {
+	s := &localStore{pool: &store.Pool{}, path: o.database, wait: databaseWait}
+	if err := s.open(); err != nil && o.database != "" {
 		return nil, &cli.UsageError{Err: err}
 	}
 	return s, nil
 }
 
+// open opens the database, unless that was tried just now. Who may not write beside it cannot read it either, as long as
+// nobody else has it open: SQLite then has to make a file. So it becomes readable when the daemon has a client.
+func (s *localStore) open() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db.Load() != nil || !s.tried.IsZero() && time.Since(s.tried) < s.wait {
+		return nil
+	}
+	s.tried = time.Now()
+	db, err := storedb.Open(s.path)
+	if err == nil {
+		s.db.Store(db)
+	}
+	return err
+}
+
+// database is nil while it cannot be read.
+func (s *localStore) database() *storedb.DB {
+	db := s.db.Load()
+	if db == nil {
+		s.open() // later, if it does not work
+		db = s.db.Load()
+	}
+	return db
+}
+
 // Info asks the daemon only if the database is in trouble: what it does not
 // know does not exist.
 func (s *localStore) Info(ctx context.Context, hashPart string) (*substitute.Info, error) {
-	if s.db == nil {
+	db := s.database()
+	if db == nil {
 		return s.pool.Info(ctx, hashPart)
 	}
-	info, err := s.db.Info(ctx, hashPart)
+	info, err := db.Info(ctx, hashPart)
 	if err == nil || errors.Is(err, substitute.ErrNotFound) || ctx.Err() != nil {
 		return info, err
 	}
@@ -181,14 +214,14 @@ func (s *localStore) Info(ctx context.Context, hashPart string) (*substitute.Inf
 }
 
 func (s *localStore) WriteNAR(ctx context.Context, w io.Writer, info *substitute.Info) error {
-	if s.db == nil {
-		return s.pool.WriteNAR(ctx, w, info)
+	if db := s.db.Load(); db != nil {
+		return db.WriteNAR(ctx, w, info)
 	}
-	return s.db.WriteNAR(ctx, w, info)
+	return s.pool.WriteNAR(ctx, w, info)
 }
 
 func (s *localStore) String() string {
-	if s.db == nil {
+	if s.db.Load() == nil {
 		return "guix-daemon"
 	}
 	return "database"
@@ -196,8 +229,8 @@ func (s *localStore) String() string {
 
 func (s *localStore) Close() error {
 	err := s.pool.Close()
-	if s.db != nil {
-		err = errors.Join(err, s.db.Close())
+	if db := s.db.Load(); db != nil {
+		err = errors.Join(err, db.Close())
 	}
 	return err
 }
