@@ -174,8 +174,11 @@ func isHeader(name []byte, lower string) bool {
 	if len(name) != len(lower) {
 		return false
 	}
-	for i := range name {
-		if name[i]|0x20 != lower[i] {
+	for i, c := range name {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
 			return false
 		}
 	}

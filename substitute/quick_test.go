@@ -16,7 +16,7 @@ func FuzzNarinfoRequest(f *testing.F) {
 	for _, headers := range []string{
 		"Host: x\r\n", "host:x\r\nUser-Agent: GNU Guile\r\n", "Host: x\r\nConnection: keep-alive\r\n", "Host: x\r\nConnection: close\r\n",
 		"Host: x\r\nHost: y\r\n", "Host : x\r\n", " Host: x\r\n", "Host: x\r\nRange: bytes=1-\r\n", "Host: x\r\nContent-Length: 5\r\n",
-		"Host: x\r\nAccept: a\r\n b\r\n", "Host: x\nAccept: y\r\n", "Host: a b\r\n", "Host: \x00\r\n", "",
+		"Host: x\r\nAccept: a\r\n b\r\n", "Host: x\nAccept: y\r\n", "Host: a b\r\n", "Host: \x00\r\n", "Host: x\r\nUser\rAgent: y\r\n", "",
 	} {
 		f.Add([]byte("GET /" + hash + ".narinfo HTTP/1.1\r\n" + headers + "\r\n"))
 	}
