@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/guixci/store/storetest"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
 )
@@ -59,7 +60,7 @@ func TestKilledWhileBaking(t *testing.T) {
 		if offers, err := c.Query(t.Context(), paths); err != nil || len(offers) != count {
 			t.Fatalf("%d offers, %v", len(offers), err)
 		}
-		awaitItems(dir, wanted, make(chan error))
+		awaitItems(t, dir, wanted, t.Context())
 		if wanted == count {
 			fetched(t, c, paths[:2])
 		}
@@ -101,7 +102,7 @@ func TestTwoServersOneCache(t *testing.T) {
 		})
 	}
 	all.Wait()
-	awaitItems(dir, count, make(chan error))
+	awaitItems(t, dir, count, t.Context())
 	if n := checkStatic(t, dir, acl); n != count {
 		t.Errorf("%d items, want %d", n, count)
 	}
@@ -150,16 +151,14 @@ func TestDiskFull(t *testing.T) {
 // ownDaemon starts a guix-daemon for the box's store on a socket; the caller ends it.
 func ownDaemon(t *testing.T, socket string) (kill func()) {
 	t.Helper()
-	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild", "--listen="+socket)
+	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild")
 	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	storetest.Activate(t, cmd, "unix", socket)
 	kill = sync.OnceFunc(func() {
 		// Each client has a process of its own, which would survive.
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", cmd.Process.Pid))
@@ -174,21 +173,13 @@ func ownDaemon(t *testing.T, socket string) (kill func()) {
 		}
 		cmd.Wait()
 	})
-	t.Cleanup(kill)
-	look, late := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
-	defer look.Stop()
-	for {
-		if c, err := net.Dial("unix", socket); err == nil {
-			c.Close()
-			return kill
+	t.Cleanup(func() {
+		kill()
+		if text, err := os.ReadFile(out.Name()); err == nil && t.Failed() {
+			t.Logf("guix-daemon:\n%s", text)
 		}
-		select {
-		case <-look.C:
-		case <-late:
-			text, _ := os.ReadFile(out.Name())
-			t.Fatalf("guix-daemon does not listen:\n%s", text)
-		}
-	}
+	})
+	return kill
 }
 
 // While the daemon is away, and there is no database, clients are asked to come back; they are served as

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/guixci/store/storetest"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
@@ -54,21 +56,22 @@ func start(t *testing.T, config string, args ...string) *server {
 	guixtest.Require(t)
 	cmd := exec.Command(os.Args[0], append([]string{"--listen=127.0.0.1", "--port=0"}, args...)...)
 	cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
-	return &server{url: started(t, cmd, regexp.MustCompile(`address=(\S+)`)), config: config, cmd: cmd}
+	return &server{url: started(t, cmd, cmd.Start), config: config, cmd: cmd}
 }
 
-// started starts a program and waits for it to say on which address it listens.
-func started(t *testing.T, cmd *exec.Cmd, address *regexp.Regexp) (url string) {
+// started starts this program, which is cmd, and waits for it to say on which address it listens.
+func started(t *testing.T, cmd *exec.Cmd, start func() error) (url string) {
 	t.Helper()
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(); err != nil {
 		t.Fatal(err)
 	}
 	lines := bufio.NewScanner(out)
 	var said bytes.Buffer
+	address := regexp.MustCompile(`address=(\S+)`)
 	for url == "" && lines.Scan() {
 		fmt.Fprintln(&said, lines.Text())
 		if m := address.FindStringSubmatch(lines.Text()); m != nil {
@@ -229,38 +232,19 @@ func TestFromGuixPublish(t *testing.T) {
 	}
 	for _, args := range [][]string{{"-Cgzip"}, {"-Czstd"}, {"-Cnone"}, {"-Clzip"}, {"-Czstd", "-Clzip", "-Cgzip"}, {"-Czstd", "--cache=" + t.TempDir()},
 		{"-Clzip", "-Cgzip", "--cache=" + t.TempDir()}} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		l.Close()
-		cmd := exec.Command("guix", append([]string{"publish", "--listen=127.0.0.1", "--port=" + port}, args...)...)
+		cmd := exec.Command("guix", append([]string{"publish"}, args...)...)
 		cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config)
-		started(t, cmd, regexp.MustCompile(`publishing .* on (\S+),`))
-		awaitPort(t, port)
+		var said bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &said, &said
+		address := storetest.Activate(t, cmd, "tcp", "127.0.0.1:0")
 		for range 3 {
-			c := &substitute.Client{URLs: []string{"http://127.0.0.1:" + port}, ACL: acl}
+			c := &substitute.Client{URLs: []string{"http://" + address.String()}, ACL: acl}
 			fetched(t, c, paths)
 		}
-	}
-}
-
-// awaitPort waits until something listens: guix publish says so somewhat early.
-func awaitPort(t *testing.T, port string) {
-	t.Helper()
-	look, late := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
-	defer look.Stop()
-	for {
-		c, err := net.Dial("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			c.Close()
-			return
-		}
-		select {
-		case <-look.C:
-		case <-late:
-			t.Fatal(err)
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+		if t.Failed() {
+			t.Fatalf("guix publish %q:\n%s", args, &said)
 		}
 	}
 }
@@ -312,11 +296,11 @@ func TestExportKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		awaitItems(dir, wanted, ended) // then die
+		ended, end := context.WithCancel(context.Background())
+		go func() { cmd.Wait(); end() }()
+		awaitItems(t, dir, wanted, ended) // then die
 		cmd.Process.Kill()
-		<-ended
+		<-ended.Done()
 		checkStatic(t, dir, acl)
 	}
 	if out, err := export().CombinedOutput(); err != nil {
@@ -347,21 +331,35 @@ func chain(t *testing.T, n int) string {
 	return string(references[0])
 }
 
-// awaitItems returns when a directory offers that many items, or the program that
-// writes them has ended, which it still says on ended.
-func awaitItems(dir string, wanted int, ended chan error) {
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for {
+// awaitItems returns when a directory, which it makes, offers that many items, or the program that
+// writes them has ended.
+func awaitItems(t *testing.T, dir string, wanted int, ended context.Context) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renamed := os.NewFile(uintptr(fd), "inotify")
+	defer renamed.Close()
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_TO); err != nil {
+		t.Fatal(err)
+	}
+	renamed.SetReadDeadline(time.Now().Add(time.Minute))
+	stop := context.AfterFunc(ended, func() { renamed.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for events := make([]byte, 64<<10); ; {
 		found, _ := filepath.Glob(filepath.Join(dir, "*.narinfo"))
 		if len(found) >= wanted {
 			return
 		}
-		select {
-		case err := <-ended:
-			ended <- err
+		if _, err := renamed.Read(events); err != nil {
+			if ended.Err() == nil {
+				t.Errorf("%d items after %v, want %d", len(found), err, wanted)
+			}
 			return
-		case <-look.C:
 		}
 	}
 }
@@ -391,22 +389,14 @@ func TestService(t *testing.T) {
 	guixtest.Require(t)
 	paths, _ := items(t)
 	config := configured(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	socket, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	// The variable LISTEN_PID must be the program's own, which exec keeps.
-	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, os.Args[0], "--user=nobody", "--metrics")
+	cmd := exec.Command(os.Args[0], "--user=nobody", "--metrics")
 	cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
-	cmd.ExtraFiles = []*os.File{socket}
-	url := started(t, cmd, regexp.MustCompile(`address=(\S+)`))
-	if want := "http://" + l.Addr().String(); url != want {
+	var address net.Addr
+	url := started(t, cmd, func() error {
+		address = storetest.Activate(t, cmd, "tcp", "127.0.0.1:0")
+		return nil
+	})
+	if want := "http://" + address.String(); url != want {
 		t.Errorf("listens on %s, want %s", url, want)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))

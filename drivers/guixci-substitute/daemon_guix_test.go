@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,9 +12,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/guixci/store/storetest"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/substitutetest"
@@ -68,12 +67,10 @@ func daemonWith(t *testing.T, guix string, key *substitute.PublicKey, jobs int) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild", "--listen="+socket, fmt.Sprintf("--max-jobs=%d", jobs))
+	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild", fmt.Sprintf("--max-jobs=%d", jobs))
 	cmd.Env = append(os.Environ(), "GUIX="+guix, "GUIX_CONFIGURATION_DIRECTORY="+config, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	storetest.Activate(t, cmd, "unix", socket)
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -82,19 +79,7 @@ func daemonWith(t *testing.T, guix string, key *substitute.PublicKey, jobs int) 
 			t.Logf("guix-daemon:\n%s", read(t, log))
 		}
 	})
-	look, late := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
-	defer look.Stop()
-	for {
-		if c, err := net.Dial("unix", socket); err == nil {
-			c.Close()
-			return socket, log
-		}
-		select {
-		case <-look.C:
-		case <-late:
-			t.Fatal("guix-daemon does not listen")
-		}
-	}
+	return socket, log
 }
 
 func write(t *testing.T, name, text string, mode os.FileMode) {
