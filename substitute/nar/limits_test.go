@@ -54,6 +54,10 @@ func TestRestoreLimits(t *testing.T) {
 		{"too deep", nar.RestoreOptions{MaxDepth: 1}, made(t, dir, sub("a"), file("a/b", 1)), false},
 		{"case", nar.RestoreOptions{}, made(t, dir, file("A", 1), file("a", 1)), true},
 		{"case collides", nar.RestoreOptions{FoldCase: true}, made(t, dir, file("A", 1), file("a", 1)), false},
+		{"case of other scripts", nar.RestoreOptions{FoldCase: true}, made(t, dir, file("Σ", 1), file("ς", 1)), false},
+		{"long s", nar.RestoreOptions{FoldCase: true}, made(t, dir, file("s", 1), file("ſ", 1)), false},
+		{"kelvin", nar.RestoreOptions{FoldCase: true}, made(t, dir, file("K", 1), file("\u212a", 1)), false},
+		{"not characters", nar.RestoreOptions{FoldCase: true}, made(t, dir, file("\xfe", 1), file("\xff", 1)), true},
 		{"case elsewhere", nar.RestoreOptions{FoldCase: true}, made(t, dir, sub("A"), file("A/x", 1), file("x", 1)), true},
 	} {
 		path := filepath.Join(t.TempDir(), "tree")

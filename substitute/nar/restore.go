@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Restore makes the tree of the archive r at path, which must not exist, while
@@ -159,7 +161,7 @@ func (t *restorer) check(name string, hdr *Header) error {
 	t.size += hdr.Size
 	if o.FoldCase && len(t.dirs) > 0 {
 		last := &t.dirs[len(t.dirs)-1]
-		folded := strings.ToLower(name)
+		folded := fold(name)
 		if last.seen[folded] {
 			return fmt.Errorf("%w: another name differs in case only", ErrLimit)
 		}
@@ -169,6 +171,31 @@ func (t *restorer) check(name string, hdr *Header) error {
 		last.seen[folded] = true
 	}
 	return nil
+}
+
+// fold makes names that differ in case only equal, in whatever script; long s is an s, for instance. Bytes that are no
+// characters stay what they are.
+func fold(name string) string {
+	folded := make([]byte, 0, len(name))
+	for len(name) > 0 {
+		c, n := utf8.DecodeRuneInString(name)
+		if c == utf8.RuneError && n == 1 {
+			folded = append(folded, name[0])
+		} else {
+			folded = utf8.AppendRune(folded, least(c))
+		}
+		name = name[n:]
+	}
+	return string(folded)
+}
+
+// least is the first of the characters that differ from c in case only.
+func least(c rune) rune {
+	first := c
+	for other := unicode.SimpleFold(c); other != c; other = unicode.SimpleFold(other) {
+		first = min(first, other)
+	}
+	return first
 }
 
 func split(path string) (dir, name string) {

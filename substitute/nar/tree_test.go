@@ -163,6 +163,33 @@ func TestRestoreHostile(t *testing.T) {
 	}
 }
 
+// Whatever is to be restored, all that appears is the tree of an archive that is well formed.
+func FuzzRestore(f *testing.F) {
+	for _, a := range archives {
+		f.Add([]byte(a.bytes))
+	}
+	for _, m := range malformed {
+		f.Add([]byte(m))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "item")
+		in := bytes.NewReader(data)
+		err := RestoreWith(in, path, &RestoreOptions{MaxSize: 1 << 20})
+		if err == nil {
+			if read := data[:len(data)-in.Len()]; !bytes.Equal(dumped(t, path), read) {
+				t.Errorf("restored another tree than that of %q", read)
+			}
+			if err := Remove(path); err != nil {
+				t.Error(err)
+			}
+		}
+		if left, _ := os.ReadDir(dir); len(left) > 0 {
+			t.Errorf("%q, %v: left behind: %v", data, err, left)
+		}
+	})
+}
+
 func TestRestorePassesErrorsOn(t *testing.T) {
 	r, w := io.Pipe()
 	w.CloseWithError(errBrittle)
