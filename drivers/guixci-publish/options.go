@@ -239,27 +239,24 @@ func parseDuration(s string) (time.Duration, error) {
 	return 0, fmt.Errorf("%q is no duration like 90s, 12h, 5d, 3w or 1m (30 days)", s)
 }
 
-// parseSize reads a number of bytes with a unit as in GNU programs: K and KiB are 1024, kB is 1000.
+// parseSize reads a number of bytes, 1.5 or so, with a unit as in GNU programs: K and KiB are 1024, kB is 1000.
 func parseSize(s string) (int64, error) {
-	digits := strings.TrimRight(s, "kKMGTiB")
+	digits := strings.TrimRight(s, "kKMGTPEiB")
 	unit := s[len(digits):]
-	n, err := strconv.ParseInt(digits, 10, 64)
-	factor := int64(1)
+	n, err := strconv.ParseFloat(digits, 64)
 	if unit != "" && unit != "B" {
-		base := int64(1024)
+		base := 1024.0
 		if strings.HasSuffix(unit, "B") && !strings.HasSuffix(unit, "iB") {
 			base = 1000
 		}
-		power := strings.IndexByte("KMGT", strings.ToUpper(unit)[0])
+		power := strings.IndexByte("KMGTPE", strings.ToUpper(unit)[0])
 		if known := strings.TrimSuffix(strings.TrimSuffix(unit[1:], "B"), "i"); power < 0 || known != "" {
 			return 0, fmt.Errorf("%q is no size", s)
 		}
-		for range power + 1 {
-			factor *= base
-		}
+		n *= math.Pow(base, float64(power+1))
 	}
-	if err != nil || n < 0 || n > math.MaxInt64/factor {
+	if err != nil || !(n >= 0 && n < math.MaxInt64) {
 		return 0, fmt.Errorf("%q is no size", s)
 	}
-	return n * factor, nil
+	return int64(math.Round(n)), nil
 }

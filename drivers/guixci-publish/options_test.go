@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, line := range []string{
 		"-x", "--nonsense", "--p=1", "-p", "--port", "--help=x", "-Clzma", "-Cgzip:x", "-C30:", "--ttl=5", "--ttl=5y", "--ttl=-1d",
-		"--ttl=99999999999999w", "-C export dir", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=", "-a", "--repl=5", "-r",
+		"--ttl=99999999999999w", "-C export dir", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=-1", "--cache-size=nan", "--cache-size=infK", "--cache-size=K", "--cache-size=", "-a", "--repl=5", "-r",
 	} {
 		if _, err := parse(strings.Fields(line)); err == nil {
 			t.Errorf("%q: no error", line)
@@ -58,7 +58,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseSize(t *testing.T) {
-	for s, want := range map[string]int64{"0": 0, "5": 5, "1K": 1024, "1KiB": 1024, "2kB": 2000, "3M": 3 << 20, "3MB": 3e6, "1GiB": 1 << 30, "7B": 7} {
+	for s, want := range map[string]int64{"0": 0, "5": 5, "1K": 1024, "1KiB": 1024, "2kB": 2000, "3M": 3 << 20, "3MB": 3e6, "1GiB": 1 << 30, "7B": 7, "1.5M": 3 << 19, "2P": 2 << 50} {
 		if got, err := parseSize(s); err != nil || got != want {
 			t.Errorf("%q: %d, %v, want %d", s, got, err, want)
 		}

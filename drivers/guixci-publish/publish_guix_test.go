@@ -230,15 +230,26 @@ func TestFromGuixPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"-Cgzip"}, {"-Czstd"}, {"-Cnone"}, {"-Clzip"}, {"-Czstd", "-Clzip", "-Cgzip"}, {"-Czstd", "--cache=" + t.TempDir()},
-		{"-Clzip", "-Cgzip", "--cache=" + t.TempDir()}} {
+	for _, args := range [][]string{{"-Cgzip"}, {"-Czstd"}, {"-Cnone"}, {"-Clzip"}, {"-Czstd", "-Clzip", "-Cgzip"}, {"--cache", "-Czstd"},
+		{"--cache", "-Clzip", "-Cgzip"}} {
+		var cache string
+		if args[0] == "--cache" {
+			cache = t.TempDir()
+			args = append(args[1:], "--cache="+cache)
+		}
 		cmd := exec.Command("guix", append([]string{"publish"}, args...)...)
 		cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config)
 		var said bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &said, &said
 		address := storetest.Activate(t, cmd, "tcp", "127.0.0.1:0")
-		for range 3 {
-			c := &substitute.Client{URLs: []string{"http://" + address.String()}, ACL: acl}
+		c := &substitute.Client{URLs: []string{"http://" + address.String()}, ACL: acl}
+		fetched(t, c, paths)
+		if cache != "" {
+			awaitItems(t, filepath.Join(cache, strings.TrimPrefix(args[0], "-C")), len(paths), t.Context())
+			c := &substitute.Client{URLs: c.URLs, ACL: acl}
+			if offers, err := c.Query(t.Context(), paths[:1]); err != nil || len(offers) != 1 || offers[0].DownloadSize() < 0 {
+				t.Errorf("%v, %v; want one that is baked, with its size", offers, err)
+			}
 			fetched(t, c, paths)
 		}
 		cmd.Process.Signal(syscall.SIGTERM)
