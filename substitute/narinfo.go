@@ -233,6 +233,11 @@ func etag(text []byte) string {
 // MarshalText is [NarInfo.Bytes].
 func (n *NarInfo) MarshalText() ([]byte, error) { return n.Bytes(), nil }
 
+// signedBy reports whether n is signed with key, or key is nil.
+func (n *NarInfo) signedBy(key *PrivateKey) bool {
+	return key == nil || n.Signature != nil && n.Signature.Key.Equal(key.public)
+}
+
 // Equivalent reports whether both are about the same contents of the same store
 // item, wherever these are to be had: equivalent-narinfo? of (guix narinfo).
 // An unsigned narinfo that is equivalent to a verified one may be used for the

@@ -63,24 +63,31 @@ type Exporter struct {
 	Done func(*Info)
 }
 
-// Add puts an item of src, the narinfo last, unless it is there already. An archive that
-// is not what info says is an error, and not kept.
+// Add puts an item of src, the narinfo last, unless it is there already; one that another key has signed, or
+// none, is signed anew. An archive that is not what info says is an error, and not kept.
 func (e *Exporter) Add(ctx context.Context, src Source, info *Info) error {
-	text, err := e.To.Get(ctx, info.StorePath.Hash()+".narinfo")
-	if err == nil {
-		if there, err := ParseNarInfo(text); err == nil && there.equivalent(info) {
-			return nil
-		}
-	} else if !errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("export %s: %w", info.StorePath, err)
-	}
-	if err := e.put(ctx, src, info); err != nil {
+	if err := e.add(ctx, src, info); err != nil {
 		return fmt.Errorf("export %s: %w", info.StorePath, err)
 	}
 	return nil
 }
 
-// put is Add for an item that is not there.
+func (e *Exporter) add(ctx context.Context, src Source, info *Info) error {
+	text, err := e.To.Get(ctx, info.StorePath.Hash()+".narinfo")
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	there, err := ParseNarInfo(text) // of nothing, it fails
+	switch {
+	case err != nil || !there.equivalent(info):
+		return e.put(ctx, src, info)
+	case !there.signedBy(e.Key):
+		return e.putNarInfo(ctx, info, there.URLs)
+	}
+	return nil
+}
+
+// put is add for an item that is not there.
 func (e *Exporter) put(ctx context.Context, src Source, info *Info) error {
 	methods := methodsFor(info.StorePath, e.Compression)
 	for _, m := range methods {
@@ -92,8 +99,12 @@ func (e *Exporter) put(ctx context.Context, src Source, info *Info) error {
 	if err != nil {
 		return err
 	}
+	return e.putNarInfo(ctx, info, bakedURLs(info, methods, sizes))
+}
+
+func (e *Exporter) putNarInfo(ctx context.Context, info *Info, urls []NarURL) error {
 	host, _ := os.Hostname() // nobody checks it
-	n, err := NewNarInfo(info, e.Key, host, bakedURLs(info, methods, sizes))
+	n, err := NewNarInfo(info, e.Key, host, urls)
 	if err != nil {
 		return err
 	}

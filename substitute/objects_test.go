@@ -58,6 +58,13 @@ func TestExporter(t *testing.T) {
 	if _, err := objects.Get(t.Context(), "nix-cache-info"); err != nil {
 		t.Error(err)
 	}
+	// A new key signs what is there.
+	e.Key = substitute.GenerateKey()
+	if err := e.Export(t.Context(), unwritable{&m}, roots[19:]...); err != nil {
+		t.Errorf("with another key: %v", err)
+	}
+	c = &substitute.Client{URLs: []string{server.URL}, ACL: substitute.NewACL(e.Key.Public())}
+	substitutetest.TestSource(t, c, roots)
 }
 
 // unwritable is a Source whose archives nobody should need.
