@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -66,54 +65,6 @@ func (s standing) frees(port int, g *Generation) bool {
 	}
 	return has(s.beside) || has(s.running) && !g.beside(s)
 }
-
-// checkState looks for another container, ours or not, that may write where
-// this one may: two services that keep their state in one place destroy it.
-func (d *Deployment) checkState(g *Generation) error {
-	var errs []error
-	for _, pid := range pids() {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil {
-			continue
-		}
-		shares, pidFile := sharesIn(line)
-		if below(pidFile, d.path("generations")) {
-			continue
-		}
-		relative := below(pidFile, d.path("beside")) || d.live != "" && below(pidFile, d.live)
-		for _, m := range g.Shares {
-			for _, other := range shares {
-				if overlap(m.Source, other) && !(relative && m.Concurrent) {
-					errs = append(errs, fmt.Errorf("container of launcher %d writes to %q: it and this one would destroy what they keep in %q", pid, other, m.Source))
-				}
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// sharesIn returns the writable mounts of a run-container's command line, and its pid file.
-func sharesIn(line []byte) (shares []string, pidFile string) {
-	launcher := false
-	for argument := range bytes.SplitSeq(line, []byte{0}) {
-		name, value, _ := strings.Cut(string(argument), "=")
-		switch name {
-		case "--share":
-			source, _, _ := strings.Cut(value, "=")
-			shares = append(shares, source)
-		case "--pid-file":
-			launcher, pidFile = true, value
-		}
-		launcher = launcher || strings.HasSuffix(name, "-run-container")
-	}
-	if !launcher {
-		return nil, ""
-	}
-	return shares, pidFile
-}
-
-// below reports whether a file is in a directory, or below one of it.
-func below(name, dir string) bool { return strings.HasPrefix(name, dir+"/") }
 
 // overlap reports whether one directory is, or is within, the other.
 func overlap(a, b string) bool {

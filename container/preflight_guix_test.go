@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
 // Each of these tests first runs a real container as run-container would have it, to show
@@ -81,7 +84,7 @@ func TestRealMountRefusals(t *testing.T) {
 			d.Shares = append(d.Shares, m)
 		}
 	}
-	d.Probes = Probes{AllServices{}} // where it listens is a setting
+	d.Probes = Probes{Services{[]string{"counter"}}} // where the server listens is a setting, which is hidden
 	in := mustBring(t, d, script)
 
 	// What a service writes to a mount that is not there is gone when the container stops.
@@ -211,6 +214,17 @@ func eventually(t *testing.T, what func() error) {
 	}
 }
 
+// wantsQuarrel waits until two containers have counted in the journal of one.
+func wantsQuarrel(t *testing.T, d *Deployment) {
+	t.Helper()
+	eventually(t, func() error {
+		if checkJournal(numbers(t, d)) == nil {
+			return errors.New("two containers count in one journal, and it is intact")
+		}
+		return nil
+	})
+}
+
 // Two containers that keep their state in one place.
 func TestRealStateRefusal(t *testing.T) {
 	t.Parallel()
@@ -220,14 +234,107 @@ func TestRealStateRefusal(t *testing.T) {
 	other.Shares[0].Source = d.Shares[0].Source
 	mustBring(t, d, script)
 	mustBring(t, other, script)
-	eventually(t, func() error {
-		if checkJournal(numbers(t, d)) == nil {
-			return errors.New("two containers count in one journal, and it is intact")
-		}
-		return nil
-	})
+	wantsQuarrel(t, d)
 	stopNow(t, other)
 	wantRefusal(t, other, script, "state", "destroy what they keep")
+
+	// By whatever name it is called, and however much of it is meant.
+	state := d.Shares[0].Source
+	inner, link := filepath.Join(state, "inner"), filepath.Join(t.TempDir(), "link")
+	bound := t.TempDir()
+	if err := errors.Join(os.Mkdir(inner, 0o700), os.Symlink(state, link), unix.Mount(state, bound, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(bound, 0)
+	for _, source := range []string{inner, link, filepath.Dir(state), bound, filepath.Dir(bound)} {
+		other.Shares[0].Source = source
+		wantRefusal(t, other, script, "state", "destroy what they keep")
+	}
+	other.Shares, other.Exposes = nil, append(boxMounts(), Mount{Source: state, Target: "/srv/looked-at"})
+	if p, err := other.Plan(t.Context(), Revision{Script: script}); err != nil || len(p.Refusals) > 0 { // looking on is harmless
+		t.Errorf("%+v, %v", p, err)
+	}
+
+	// Nor is itself in its own way, even with nothing that was started beside its first process.
+	in, err := d.Running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(in.Launcher.signal(unix.SIGKILL), in.Launcher.wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := d.Plan(t.Context(), Revision{Script: samples(t)["two"]}); err != nil || len(p.Refusals) > 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	other.Shares, other.Exposes = []Mount{{Source: state, Target: "/srv/state"}}, boxMounts()
+	wantRefusal(t, other, script, "state", "destroy what they keep") // and in that of others it is as before
+}
+
+// Containers that nobody started with the options of run-container: one by a script of another name, as people
+// have them in /usr/local/bin, one whose mount was built into it.
+func TestRealStateRefusalOfOthers(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	link := filepath.Join(t.TempDir(), "gn-container")
+	if err := os.Symlink(script, link); err != nil {
+		t.Fatal(err)
+	}
+	for name, launcher := range map[string]func(state string) []string{
+		"another name": func(state string) []string { return []string{link, "--share=" + state + "=/srv/state"} },
+		"built in": func(state string) []string {
+			mapping := sexp.L(sexp.L(sexp.Symbol("@"), sexp.L(sexp.Symbol("gnu"), sexp.Symbol("system"), sexp.Symbol("file-systems")),
+				sexp.Symbol("specification->file-system-mapping")), sexp.String(state+"=/srv/state"), sexp.Bool(true))
+			built, err := guixBuild("build", "--load-path=testdata", "--expression="+sampleExpression("one", "works", false,
+				sexp.Keyword("mappings"), sexp.L(sexp.Symbol("list"), mapping)).String())
+			if err != nil || len(built) != 1 {
+				t.Fatal(built, err)
+			}
+			return built
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, _ := realDeployment(t)
+			runByHand(t, launcher(d.Shares[0].Source))
+			eventually(t, func() error {
+				if len(numbers(t, d)) == 0 {
+					return errors.New("the stranger does not count")
+				}
+				return nil
+			})
+			mustBring(t, d, script)
+			wantsQuarrel(t, d)
+			stopNow(t, d)
+			wantRefusal(t, d, script, "state", "destroy what they keep")
+		})
+	}
+}
+
+// runByHand runs a run-container until the end of the test.
+func runByHand(t *testing.T, launcher []string) {
+	t.Helper()
+	settings := t.TempDir()
+	mustWrite(t, filepath.Join(settings, "settings"), fmt.Sprintf("PORT='%d'\n", guixtest.FreePort(t)))
+	for _, m := range append(boxMounts(), Mount{Source: settings + "=" + defaultTarget}) {
+		launcher = append(launcher, "--expose="+m.Source)
+	}
+	cmd := exec.Command(launcher[0], launcher[1:]...)
+	cmd.Dir, cmd.Env = "/", launcherEnvironment(t.TempDir())
+	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p, err := FindProcess(cmd.Process.Pid)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, first := range p.children() {
+			if err := first.signal(unix.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+		cmd.Wait()
+	})
 }
 
 // An account gets the number of another one, and with it its files.

@@ -49,6 +49,19 @@ var buildSamples = sync.OnceValues(func() (map[string]string, error) {
 	for _, v := range sampleVariants {
 		args = append(args, "--expression="+sampleExpression(v.name, v.mode, v.private).String())
 	}
+	built, err := guixBuild(args...)
+	if err != nil || len(built) != len(sampleVariants) {
+		return nil, fmt.Errorf("build %d samples, have %q: %v", len(sampleVariants), built, err)
+	}
+	scripts := make(map[string]string)
+	for i, v := range sampleVariants {
+		scripts[v.name] = built[i]
+	}
+	return scripts, nil
+})
+
+// guixBuild runs guix and returns the words that it prints.
+func guixBuild(args ...string) ([]string, error) {
 	home, err := os.MkdirTemp("", "guixci")
 	if err != nil {
 		return nil, err
@@ -59,20 +72,16 @@ var buildSamples = sync.OnceValues(func() (map[string]string, error) {
 	cmd.Env = append(os.Environ(), "HOME="+home)
 	cmd.Stderr = &complaint
 	out, err := cmd.Output()
-	built := strings.Fields(string(out))
-	if err != nil || len(built) != len(sampleVariants) {
-		return nil, fmt.Errorf("build %d samples: %v\n%s%s", len(sampleVariants), err, out, &complaint)
+	if err != nil {
+		return nil, fmt.Errorf("%v\n%s", err, &complaint)
 	}
-	scripts := make(map[string]string)
-	for i, v := range sampleVariants {
-		scripts[v.name] = built[i]
-	}
-	return scripts, nil
-})
+	return strings.Fields(string(out)), nil
+}
 
 // sampleExpression is what "guix system container --network", or, if it is private, the same without --network, evaluates:
 // (lambda () (container-script (sample-system #:greeting "one" #:mode 'works) #:shared-network? #t)).
-func sampleExpression(greeting, mode string, private bool) sexp.Value {
+// More arguments of container-script may follow.
+func sampleExpression(greeting, mode string, private bool, more ...sexp.Value) sexp.Value {
 	from := func(name sexp.Symbol, module ...sexp.Value) sexp.Value {
 		return sexp.L(sexp.Symbol("@"), sexp.L(module...), name)
 	}
@@ -80,6 +89,7 @@ func sampleExpression(greeting, mode string, private bool) sexp.Value {
 		sexp.Keyword("greeting"), sexp.String(greeting), sexp.Keyword("mode"), sexp.Quote(sexp.Symbol(mode)))
 	script := sexp.L(from("container-script", sexp.Symbol("gnu"), sexp.Symbol("system"), sexp.Symbol("linux-container")),
 		system, sexp.Keyword("shared-network?"), sexp.Bool(!private))
+	script.Items = append(script.Items, more...)
 	return sexp.L(sexp.Symbol("lambda"), sexp.L(), script)
 }
 
