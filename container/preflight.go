@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -36,9 +37,13 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("script", checkScript(g.Script))
 	refuse("environment", g.Environment.check())
 	refuse("runner", d.checkRunner(ctx, g))
-	for _, m := range append(append([]Mount(nil), g.Shares...), g.Exposes...) {
-		refuse("mount", checkMount(m))
+	for _, m := range g.Shares {
+		refuse("mount", checkMount(m, true))
 	}
+	for _, m := range g.Exposes {
+		refuse("mount", checkMount(m, false))
+	}
+	refuse("mount", d.checkEnvironmentMount(g))
 	refuse("mount", checkTargets(g))
 	refuse("port", checkPorts(g, was))
 	refuse("network", checkNetwork(g, was))
@@ -98,17 +103,15 @@ func checkScript(name string) error {
 }
 
 // emptied are the directories whose contents a Guix System deletes when it boots,
-// and those it mounts itself.
-var emptied = []string{"/", "/tmp", "/run", "/var/run", "/proc", "/sys", "/dev"}
+// and those it mounts itself; filled are those that it must be able to write to.
+var (
+	emptied = []string{"/", "/tmp", "/run", "/var/run", "/proc", "/sys", "/dev"}
+	filled  = []string{"/etc", "/var", "/gnu"}
+)
 
-func checkMount(m Mount) error {
-	for _, name := range []string{m.Source, m.target()} {
-		if !filepath.IsAbs(name) {
-			return fmt.Errorf("mount %q is not an absolute file name", name)
-		}
-		if strings.Contains(name, "=") {
-			return fmt.Errorf("mount %q has an equals sign in its name, at which run-container would cut it", name)
-		}
+func checkMount(m Mount, writable bool) error {
+	if err := checkNames(m); err != nil {
+		return err
 	}
 	info, err := os.Stat(m.Source)
 	if err != nil {
@@ -122,10 +125,46 @@ func checkMount(m Mount) error {
 		return fmt.Errorf("mount %q is a %s, not a directory: the container would go on seeing the old one when it is replaced; mount the directory it is in",
 			m.Source, kindOfFile(info))
 	}
-	for _, name := range emptied {
-		if filepath.Clean(m.target()) == name {
-			return fmt.Errorf("mount %q at %q: the system empties or hides that directory when it boots", m.Source, name)
+	return checkTarget(m, writable)
+}
+
+// checkEnvironmentMount is checkMount for the directory of settings and secrets, which is there only when it is mounted.
+func (d *Deployment) checkEnvironmentMount(g *Generation) error {
+	if g.Environment.isEmpty() {
+		return nil
+	}
+	m := g.Environment.mount(d.generationPath(g.Number, "run"))
+	err := checkNames(m)
+	if err == nil {
+		err = checkTarget(m, false)
+	}
+	if err != nil {
+		return fmt.Errorf("the environment's files: %w", err)
+	}
+	return nil
+}
+
+func checkNames(m Mount) error {
+	for _, name := range []string{m.Source, m.target()} {
+		if !filepath.IsAbs(name) {
+			return fmt.Errorf("mount %q is not an absolute file name", name)
 		}
+	}
+	if strings.Contains(m.Source, "=") {
+		return fmt.Errorf("mount %q has an equals sign in its name, at which run-container would cut it", m.Source)
+	}
+	return nil
+}
+
+func checkTarget(m Mount, writable bool) error {
+	target := filepath.Clean(m.target())
+	switch {
+	case slices.Contains(emptied, target):
+		return fmt.Errorf("mount %q at %q: the system empties or hides that directory when it boots", m.Source, target)
+	case isIn(target, "/gnu/store"):
+		return fmt.Errorf("mount %q at %q: the store is mounted over it", m.Source, target)
+	case !writable && slices.Contains(filled, target):
+		return fmt.Errorf("mount %q at %q: the system cannot boot when it may not write there", m.Source, target)
 	}
 	return nil
 }

@@ -137,6 +137,67 @@ func TestRealMountRefusals(t *testing.T) {
 	}
 }
 
+// Settings and secrets that are handed over at a place where nobody finds them, or where nothing boots.
+func TestRealTargetRefusals(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	d, _ := realDeployment(t)
+	d.Probes = Probes{Services{[]string{"counter"}}} // the server needs its port
+	dir, target := d.Dir, ""
+	lost := func(t *testing.T, d *Deployment) {
+		in := mustBring(t, d, script)
+		if fd, err := openInRoot(in.Process, filepath.Join(target, "settings"), unix.O_PATH); err == nil {
+			unix.Close(fd)
+			t.Errorf("the settings are at %s", target)
+		}
+		stopNow(t, d)
+	}
+	ends := func(t *testing.T, d *Deployment) {
+		if _, err := bringUnchecked(t, d, script); err == nil {
+			t.Error("it boots")
+		}
+		stopNow(t, d)
+	}
+	mistaken := func(t *testing.T, d *Deployment) { // whatever its services take for the current directory
+		in := mustBring(t, d, script)
+		if got := inside(t, in, "/bin/sh", "-c", `cd /srv; test -e "$0" || echo lost`, target); got != "lost" {
+			t.Errorf("%q", got)
+		}
+		stopNow(t, d)
+	}
+	for _, c := range []struct {
+		dir, target, says string
+		shows             func(t *testing.T, d *Deployment)
+	}{
+		{dir, "/gnu/store", "the store is mounted over it", lost},
+		{dir, "/gnu/store/settings", "the store is mounted over it", lost},
+		{filepath.Join(dir, "we=ird"), "", "has an equals sign", lost},
+		{dir, "settings", "is not an absolute file name", mistaken},
+		{dir, "/", "empties or hides", ends},
+		{dir, "/run", "empties or hides", ends},
+		{dir, "/dev", "empties or hides", ends},
+		{dir, "/etc", "cannot boot when it may not write there", ends},
+		{dir, "/var/", "cannot boot when it may not write there", ends},
+		{dir, "/gnu", "cannot boot when it may not write there", ends},
+	} {
+		t.Run(c.says+" "+c.target, func(t *testing.T) {
+			d.Dir, d.Environment.Target = c.dir, c.target
+			target = d.Environment.mount("").Target
+			c.shows(t, d)
+			wantRefusal(t, d, script, "mount", c.says)
+		})
+	}
+	// With nothing to hand over, it is a name like others; and so it is for where something is handed over.
+	d.Dir, d.Environment.Settings = filepath.Join(dir, "we=ird"), nil
+	mustApply(t, d, script)
+	stopNow(t, d)
+	d.Dir, d.Environment = dir, Environment{Target: "/a=b", Settings: map[string]string{"A": "1"}}
+	in := checkRuns(t, d, mustApply(t, d, script))
+	if got := inside(t, in, "/bin/sh", "-c", ". /a=b/settings; echo $A"); got != "1" {
+		t.Errorf("%q", got)
+	}
+}
+
 // A port in use, and mandatory settings that are not set.
 func TestRealPortRefusal(t *testing.T) {
 	t.Parallel()

@@ -45,6 +45,9 @@ func TestPreflightMounts(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(dir, "a=b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	defer listenIn(t, dir).Close()
 	for _, c := range []struct {
 		name, says string
@@ -54,7 +57,7 @@ func TestPreflightMounts(t *testing.T) {
 		{"file alone", "is a file", Mount{Source: file}},
 		{"socket alone", "is a socket", Mount{Source: filepath.Join(dir, "socket")}},
 		{"at /tmp", "empties or hides", Mount{Source: dir, Target: "/tmp/"}},
-		{"equals sign", "equals sign", Mount{Source: dir, Target: "/a=b"}},
+		{"equals sign", "equals sign", Mount{Source: filepath.Join(dir, "a=b")}},
 		{"relative", "not an absolute", Mount{Source: "data"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
