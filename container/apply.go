@@ -72,7 +72,7 @@ func (d *Deployment) adopt(ctx context.Context, rev Revision, was standing, g *G
 		d.tell(rev, g, WasRefused, err)
 		return nil, d.failed(Refused, err)
 	}
-	next.Probes, next.Schedule, next.Switch = g.Probes, g.Schedule, g.Switch
+	next.Probes, next.Schedule, next.Switch, next.Handling = g.Probes, g.Schedule, g.Switch, g.Handling
 	err := was.running.await(ctx, g.Probes, g.Schedule.ofOld())
 	next.Checked = was.running.Generation.Checked
 	if err == nil {
@@ -96,14 +96,15 @@ func (g *Generation) onSideOf(h *Generation) *Generation {
 	return g.other()
 }
 
-// sameWay reports whether two generations are probed and switched in the same way, as far as that is written down.
+// sameWay reports whether two generations are probed, switched and handled in the same way, as far as that is written down.
 func (g *Generation) sameWay(h *Generation) bool {
 	text := func(g *Generation) string {
 		text, err := json.Marshal(struct {
 			Probes   Probes
 			Schedule Schedule
 			Switch   Switch
-		}{g.Probes, g.Schedule, g.Switch})
+			Handling Handling
+		}{g.Probes, g.Schedule, g.Switch, g.Handling})
 		if err != nil {
 			panic(err) // there is nothing in it that JSON lacks
 		}
@@ -212,7 +213,7 @@ func (d *Deployment) generation(rev Revision) *Generation {
 	return &Generation{Script: rev.Script, Lock: rev.Lock, Shares: slices.Clone(d.Shares),
 		Exposes: slices.Clone(d.Exposes), Environment: d.Environment,
 		Channels: slices.Clone(rev.Channels), Probes: slices.Clone(d.Probes),
-		Schedule: d.Schedule, Switch: d.Switch.clone(), Created: time.Now()}
+		Schedule: d.Schedule, Handling: d.handling(), Switch: d.Switch.clone(), Created: time.Now()}
 }
 
 // admit makes the revision a generation, rooted, if nothing speaks against trying it.

@@ -66,6 +66,7 @@ func (d *Deployment) aside(number int, as Beside) (*Deployment, Revision, error)
 	}
 	other := d.besideAt(number)
 	other.Shares, other.Exposes, other.Environment = slices.Clone(old.Shares), slices.Clone(old.Exposes), old.Environment
+	other.handle(old, nil)
 	other.Schedule, other.Switch, other.ConfirmBy, other.Keep = old.Schedule, Switch{}, 0, Retention{}
 	if len(as.Ports) > 0 {
 		other.Environment.Ports = as.Ports

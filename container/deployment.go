@@ -1,7 +1,6 @@
 package container
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -12,7 +11,8 @@ import (
 // A Deployment is one place where a container runs: at any time at most one
 // generation of it does. Its methods may be called concurrently and from several
 // processes; those that change anything take turns by the lease in Dir.
-// Fields must not change after the first call.
+// Fields must not change after the first call. A generation is handled as they say when it is
+// applied, also by somebody who has not got them: see [Handling].
 type Deployment struct {
 	// Name is used in messages and in the name of the control group. Required.
 	Name string
@@ -129,6 +129,8 @@ type Generation struct {
 	Probes      Probes      `json:"probes,omitempty"`
 	// Schedule is that of the probes.
 	Schedule Schedule `json:"schedule"`
+	// Handling is no part of the [Generation.Bindings]; generations of older versions have none.
+	Handling Handling `json:"handling,omitzero"`
 	// Switch is how it was to take the place of the one before, Switched what that took;
 	// nil before it was tried.
 	Switch   Switch    `json:"switch,omitzero"`
@@ -151,10 +153,6 @@ const (
 	defaultStartTimeout = time.Minute
 	defaultStopTimeout  = 30 * time.Second
 )
-
-func (d *Deployment) stopTimeout() time.Duration {
-	return cmp.Or(d.StopTimeout, defaultStopTimeout)
-}
 
 func (d *Deployment) log() *slog.Logger {
 	if d.Logger == nil {

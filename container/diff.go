@@ -134,7 +134,7 @@ func (p Probes) texts() map[string]string {
 	return texts
 }
 
-// changeTexts say how the generation was, or would be, switched to.
+// changeTexts say how the generation was, or would be, switched to, and how it is handled.
 func (g *Generation) changeTexts() map[string]string {
 	s, w := g.Schedule.withDefaults(), g.Switch
 	texts := map[string]string{
@@ -150,6 +150,7 @@ func (g *Generation) changeTexts() map[string]string {
 	if w.Traffic != nil {
 		texts["hook that moves the traffic"] = strings.Join(w.Traffic.Command, " ")
 	}
+	maps.Copy(texts, g.Handling.texts())
 	for i, h := range w.Hooks {
 		texts[fmt.Sprintf("hook %d", i+1)] = strings.Join(h.Command, " ")
 	}

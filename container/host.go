@@ -1,7 +1,6 @@
 package container
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +84,7 @@ const defaultMinFree = 256 << 20
 // directory, which holds the launcher's temporary files, too, the writable mounts, and
 // the store.
 func (d *Deployment) checkDisk(g *Generation) error {
-	want := cmp.Or(d.MinFree, defaultMinFree)
+	want := d.handlingOf(g).MinFree
 	places := map[string]string{"state directory": d.Dir, "store": filepath.Dir(g.Script)}
 	for _, m := range g.Shares {
 		places["mount "+m.Source] = m.Source
@@ -113,7 +112,7 @@ func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standin
 	if err != nil {
 		return err
 	}
-	refuse("fetch", next.checkFetches(d.MayFetch))
+	refuse("fetch", next.checkFetches(d.handlingOf(g).MayFetch))
 	owners := checkOwners(g, next)
 	refuse("owner", owners)
 	if owners == nil {

@@ -110,7 +110,7 @@ func (in *Instance) willStop() error {
 // which must be called, does that. A halted container writes nothing, listens nowhere, and has no address.
 func (in *Instance) halt(ctx context.Context) (clear func() error) {
 	asked := time.Now()
-	patience, cancel := context.WithTimeoutCause(ctx, in.d.stopTimeout(), errStubborn)
+	patience, cancel := context.WithTimeoutCause(ctx, in.handling().StopTimeout, errStubborn)
 	defer cancel()
 	if err := in.terminate(patience); err != nil {
 		in.d.log().Warn("killing the container", "waited", time.Since(asked), "reason", err)
@@ -120,7 +120,7 @@ func (in *Instance) halt(ctx context.Context) (clear func() error) {
 	// Whoever starts next, while this one is cleared away, may have its address.
 	in.d.complain("take the wire away", in.disconnect())
 	return func() error {
-		patience, cancel := context.WithTimeoutCause(ctx, in.d.stopTimeout(), errStubborn)
+		patience, cancel := context.WithTimeoutCause(ctx, in.handling().StopTimeout, errStubborn)
 		defer cancel()
 		if err := in.Launcher.wait(patience); err != nil { // it removes its temporary directory
 			in.d.log().Warn("killing the launcher", "reason", err)

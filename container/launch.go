@@ -1,7 +1,6 @@
 package container
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +42,7 @@ type failedStart struct {
 
 // attempt starts the launcher once, and has half of the time for it. On error nothing of it is left.
 func (in *Instance) attempt(ctx context.Context) *failedStart {
-	limited, cancel := context.WithTimeoutCause(ctx, cmp.Or(in.d.StartTimeout, defaultStartTimeout)/2, errNoPID)
+	limited, cancel := context.WithTimeoutCause(ctx, in.handling().StartTimeout/2, errNoPID)
 	defer cancel()
 	err := in.launch(limited)
 	if err == nil {

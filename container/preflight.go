@@ -50,9 +50,13 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("state", d.checkState(g))
 	refuse("state", checkConcurrent(g, was))
 	refuse("hook", checkBeside(g))
-	refuse("disk", d.checkDisk(g))
 	refuse("hook", checkSwitch(g))
-	refuse("snapshot", d.checkSnapshot(g))
+	if restart := g.Number != 0; restart { // which takes no snapshot, and not running is worse than running out of space
+		d.complain("find the space there should be", d.checkDisk(g))
+	} else {
+		refuse("disk", d.checkDisk(g))
+		refuse("snapshot", d.checkSnapshot(g))
+	}
 	if len(errs) == 0 { // else there may be nothing to read
 		err := d.checkSystem(ctx, g, was, refuse)
 		errs = append(errs, err)

@@ -10,13 +10,18 @@ import (
 // last healthy one before the current that is not the same thing. Of the revision
 // only who, why, and RestoreState count.
 func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*Generation, error) {
-	old, err := d.older(number)
+	current, err := d.Current()
+	if err != nil {
+		return nil, d.failed(NotTried, err)
+	}
+	old, err := d.older(number, current)
 	if err != nil {
 		return nil, d.failed(Refused, err)
 	}
 	then := *d
 	then.Shares, then.Exposes, then.Environment = old.Shares, old.Exposes, old.Environment
 	then.Probes, then.Schedule, then.Switch = old.Probes, old.Schedule, old.Switch
+	then.handle(old, current)
 	if rev.RestoreState {
 		if rev.snapshotOf, then.Switch.Snapshot, err = d.stateOf(old); err != nil {
 			return nil, d.failed(Refused, err)
@@ -30,13 +35,9 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	return then.Apply(ctx, rev)
 }
 
-func (d *Deployment) older(number int) (*Generation, error) {
+func (d *Deployment) older(number int, current *Generation) (*Generation, error) {
 	if number != 0 {
 		return d.Generation(number)
-	}
-	current, err := d.Current()
-	if err != nil {
-		return nil, err
 	}
 	if current == nil {
 		return nil, errNothing

@@ -101,7 +101,7 @@ func (in *Instance) unit() Unit {
 		Environment: launcherEnvironment(filepath.Join(in.runDir(), "tmp")),
 		Log:         in.logFile(),
 		Limits:      in.Generation.Environment.Limits,
-		StopTimeout: in.d.stopTimeout(),
+		StopTimeout: in.handling().StopTimeout,
 	}
 }
 

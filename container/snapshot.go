@@ -188,7 +188,7 @@ func (d *Deployment) checkSnapshot(g *Generation) error {
 	if err := unix.Statfs(nearest(d.Dir), &st); err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	need += cmp.Or(d.MinFree, defaultMinFree)
+	need += d.handlingOf(g).MinFree
 	if free := int64(st.Bavail) * st.Bsize; free < need {
 		return fmt.Errorf("a snapshot needs %s in %s, and only %s are free", size(need), d.Dir, size(free))
 	}

@@ -339,7 +339,7 @@ func TestFrozen(t *testing.T) {
 				if err := d.Stop(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				if time.Since(begin) >= d.stopTimeout() {
+				if time.Since(begin) >= in.handling().StopTimeout {
 					t.Error("it could not be asked to end")
 				}
 				return
