@@ -382,19 +382,7 @@ func TestKilledWhileProbing(t *testing.T) {
 			if s, err := d.Status(t.Context()); err != nil || s.Confirmed || s.Running == nil || s.Current.Number != old.Number || s.Holder != nil {
 				t.Errorf("status %+v, %v", s, err)
 			}
-			switch next {
-			case "start":
-				if _, err := d.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				checkRuns(t, d, old)
-			case "apply":
-				checkRuns(t, d, mustApply(t, d, script(t, d, "works", "status-works.sexp")))
-			case "stop":
-				if err := d.Stop(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
+			goOn(t, d, next, old, trial)
 			checkNothingLeft(t, d, trial)
 			if all := events(t, d); !slices.Contains(all, WasCutOff) {
 				t.Errorf("ledger %v", all)
@@ -422,25 +410,79 @@ func TestKilledWhileStopping(t *testing.T) {
 			if !was.Process.Alive() {
 				t.Fatal("it has ended before the deployer was killed")
 			}
-			switch next {
-			case "start":
-				if _, err := d.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				checkRuns(t, d, old)
-			case "apply":
-				checkRuns(t, d, mustApply(t, d, script(t, d, "works", "status-works.sexp")))
-			case "stop":
-				if err := d.Stop(t.Context()); err != nil {
+			goOn(t, d, next, old, was)
+			if was.Process.Alive() {
+				t.Error("what was asked to end still runs")
+			}
+		})
+	}
+}
+
+// goOn does what somebody may do next with a deployment that was left as it is, and checks that it runs then, or does not:
+// its old generation, but not as the instance that there was, or a new one.
+func goOn(t *testing.T, d *Deployment, next string, old *Generation, was *Instance) {
+	t.Helper()
+	switch next {
+	case "start":
+		if _, err := d.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		checkRuns(t, d, old)
+	case "apply":
+		checkRuns(t, d, mustApply(t, d, script(t, d, "works", "status-works.sexp")))
+	case "stop":
+		if err := d.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		checkNothingLeft(t, d, was)
+	case "supervise":
+		supervise(t, d, quickly)
+		awaitRunning(t, d, was)
+	}
+}
+
+// Somebody who stops it is killed in the middle of that: it is stopped all the same, and stays so.
+func TestKilledStop(t *testing.T) {
+	for _, next := range []string{"start", "apply", "stop", "supervise until stopped"} {
+		t.Run(next, func(t *testing.T) {
+			d := testDeployment(t)
+			d.StopTimeout = time.Second
+			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
+			was := checkRuns(t, d, old)
+			stopper := standIn(t.Context(), d, "stopper")
+			if err := stopper.Start(); err != nil {
+				t.Fatal(err)
+			}
+			await(t, func() bool {
+				r, err := d.readRecord()
+				return err == nil && r.Stopping
+			})
+			stopper.Process.Kill()
+			stopper.Wait()
+			if !was.Process.Alive() {
+				t.Fatal("it has ended before the other process was killed")
+			}
+			if s, err := d.Status(t.Context()); err != nil || s.Wanted {
+				t.Errorf("status %+v, %v", s, err)
+			}
+			if found, err := Doctor(d); err != nil || len(found) == 0 || !strings.Contains(strings.Join(found[0].Missing, ""), "it is being stopped") {
+				t.Errorf("findings %+v, %v", found, err)
+			}
+			if next == "supervise until stopped" {
+				how := quickly
+				how.UntilStopped = true
+				if err := supervise(t, d, how).wait(); err != nil {
 					t.Fatal(err)
 				}
 				checkNothingLeft(t, d, was)
-			case "supervise":
-				supervise(t, d, quickly)
-				awaitRunning(t, d, was)
+			} else {
+				goOn(t, d, next, old, was)
 			}
 			if was.Process.Alive() {
 				t.Error("what was asked to end still runs")
+			}
+			if all := events(t, d); len(all) < 3 || all[2] != WasStopped {
+				t.Errorf("ledger %v", all)
 			}
 		})
 	}
@@ -449,9 +491,7 @@ func TestKilledWhileStopping(t *testing.T) {
 // startDeployer runs a deployment in another process, which says on standard output that it probes.
 func startDeployer(t *testing.T, d *Deployment, script string) (*exec.Cmd, io.Reader) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+d.Dir, "SOCKET="+d.socket, "SCRIPT="+script)
-	cmd.Stderr = os.Stderr
+	cmd := standIn(t.Context(), d, "deployer", "SCRIPT="+script)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

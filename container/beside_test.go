@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -141,9 +140,7 @@ func TestRunBesideConcurrent(t *testing.T) {
 func TestRunBesideKilled(t *testing.T) {
 	d := testDeployment(t)
 	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "STANDIN=beside", "DIR="+d.Dir, "SOCKET="+d.socket)
-	cmd.Stderr = os.Stderr
+	cmd := standIn(t.Context(), d, "beside")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -98,11 +98,17 @@ func (d *Deployment) examine() (*Finding, error) {
 	if in.Launcher.Alive() {
 		f.Launcher = in.Launcher.PID
 	}
-	if !in.Alive() {
+	if in.Alive() {
+		f.Process = in.Process.PID
+	}
+	switch {
+	case r.Unwanted:
+		f.miss("it is being stopped, or whoever did so was killed: the next command finishes that")
+		return f, nil
+	case f.Process == 0:
 		f.miss("it ought to run and does not: start it")
 		return f, nil
 	}
-	f.Process = in.Process.PID
 	if f.Launcher == 0 {
 		f.miss("its launcher has ended: the container runs on, but leaves its temporary directory behind")
 	}

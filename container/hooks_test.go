@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -184,10 +183,7 @@ func TestKilledWhileMigrating(t *testing.T) {
 // killMigrating runs a deployment in another process and kills that in the middle of a migration.
 func killMigrating(t *testing.T, d *Deployment, state string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+d.Dir, "SOCKET="+d.socket, "STATE="+state,
-		"SCRIPT="+script(t, d, "works", "status-works.sexp"))
-	cmd.Stderr = os.Stderr
+	cmd := standIn(t.Context(), d, "deployer", "STATE="+state, "SCRIPT="+script(t, d, "works", "status-works.sexp"))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

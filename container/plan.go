@@ -79,7 +79,7 @@ func (d *Deployment) look() (standing, error) {
 	}
 	in, err := d.instance(r)
 	if err != nil || !in.Alive() || r.Stopping || current.Number != r.Generation {
-		return standing{current: current, wanted: true}, err
+		return standing{current: current, wanted: !r.Unwanted}, err
 	}
 	was := standing{current: current, running: in, wanted: true}
 	was.beside, err = d.kept()

@@ -71,6 +71,10 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 	if err != nil || !was.wanted {
 		return err
 	}
+	if was.running != nil {
+		was.running.record.Unwanted = true
+		d.complain("write down what is going to be stopped", was.running.willStop())
+	}
 	if was.beside != nil {
 		was.beside.drain(ctx, was.current.Started)
 		if err := d.stopStandby(ctx, was); err != nil {
@@ -78,7 +82,6 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 		}
 	}
 	if was.running != nil {
-		d.complain("write down what is going to be stopped", was.running.willStop())
 		if err := was.running.stop(ctx); err != nil {
 			return err
 		}
@@ -124,7 +127,7 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 	if err != nil || r == nil {
 		return err
 	}
-	s.Wanted = true
+	s.Wanted = !r.Unwanted
 	in, err := d.instance(r)
 	if err != nil || !in.Alive() {
 		return err

@@ -103,6 +103,10 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 			return standing{}, err
 		}
 	}
+	if confirmed && r.Unwanted {
+		d.tell(Revision{Why: "stop"}, current, WasStopped, errFinished)
+		return standing{current: current}, d.removeRecord()
+	}
 	if confirmed || r.Previous != 0 && current != nil {
 		// Written down before anything else happens to it.
 		return standing{current: current, wanted: true}, d.writeRecord(&record{Generation: current.Number})
@@ -188,6 +192,9 @@ func (d *Deployment) complain(doing string, err error) {
 		d.log().Error("cannot "+doing, "error", err)
 	}
 }
+
+// errFinished is entered in the ledger with what somebody who was killed had begun.
+var errFinished = errors.New("found begun after an interruption, and finished")
 
 // errNothing is returned where there is no generation to speak of.
 var errNothing = errors.New("no generation was ever confirmed")

@@ -2,8 +2,6 @@ package container
 
 import (
 	"context"
-	"os"
-	"os/exec"
 	"testing"
 	"time"
 )
@@ -32,10 +30,7 @@ func (standIns) change(s *soak, behaviour string) (*Deployment, Revision) {
 
 // deployer never confirms.
 func (standIns) deployer(ctx context.Context, s *soak) {
-	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+s.d.Dir, "SOCKET="+s.d.socket,
-		"SCRIPT="+script(s.T, s.d, "works", "status-works.sexp"))
-	cmd.Run()
+	standIn(ctx, s.d, "deployer", "SCRIPT="+script(s.T, s.d, "works", "status-works.sexp")).Run()
 }
 
 func (standIns) faults() map[string]func(*soak) { return make(map[string]func(*soak)) }

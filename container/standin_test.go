@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 		os.Exit(besideMain())
 	case "supervisor":
 		os.Exit(supervisorMain())
+	case "stopper":
+		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), unprivileged: true, socket: os.Getenv("SOCKET")}
+		fmt.Fprintln(os.Stderr, d.Stop(context.Background()))
+		os.Exit(1)
 	case "told":
 		if err := toldMain(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -174,6 +178,15 @@ func deployerMain() int {
 	_, err := d.Apply(context.Background(), Revision{Script: os.Getenv("SCRIPT"), Who: "deployer", Why: "to be killed"})
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// standIn returns the command of another process that works on the deployment, and is killed when ctx ends.
+func standIn(ctx context.Context, d *Deployment, role string, environment ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), "STANDIN="+role, "DIR="+d.Dir, "SOCKET="+d.socket)
+	cmd.Env = append(cmd.Env, environment...)
+	cmd.Stderr = os.Stderr
+	return cmd
 }
 
 // script writes a run-container script that behaves as mode says and whose shepherd's reply is

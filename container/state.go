@@ -26,7 +26,9 @@ type record struct {
 	Trial  bool    `json:"trial,omitempty"`
 	Moved  bool    `json:"moved,omitempty"`
 	// Stopping says that it may have been asked to end. Whoever finds it alive must not count on it.
-	Stopping bool      `json:"stopping,omitempty"`
+	Stopping bool `json:"stopping,omitempty"`
+	// Unwanted says that it was somebody who wants it to stay stopped, see [Deployment.Stop].
+	Unwanted bool      `json:"unwanted,omitempty"`
 	Boot     string    `json:"boot"`     // bootID
 	Launcher Process   `json:"launcher"` // zero until it is started
 	Process  Process   `json:"process"`  // the container's process 1; zero until it is known

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -146,8 +145,7 @@ func TestSuperviseEnds(t *testing.T) {
 // A supervisor that is killed takes nothing with it, and the next one starts nothing twice.
 func TestSupervisorKilled(t *testing.T) {
 	d, in := applied(t, "works")
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "STANDIN=supervisor", "DIR="+d.Dir, "SOCKET="+d.socket)
+	cmd := standIn(t.Context(), d, "supervisor")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -171,21 +169,11 @@ func TestSupervisorKilled(t *testing.T) {
 // What a killed deployer was trying goes, and what was confirmed comes back.
 func TestSuperviseAfterKilledDeployer(t *testing.T) {
 	d, in := applied(t, "works")
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "STANDIN=deployer", "DIR="+d.Dir, "SOCKET="+d.socket,
-		"SCRIPT="+script(t, d, "works", "status-works.sexp"))
-	var said bytes.Buffer
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, out := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
 	s := supervise(t, d, quickly)
 	line := make([]byte, len("probing\n"))
 	if _, err := out.Read(line); err != nil {
-		t.Fatal(err, said.String())
+		t.Fatal(err)
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
