@@ -185,9 +185,28 @@ have the ports of the live one, nor write where that one does, unless the mount 
 	flags.IntVar(&number, "generation", 0, "the generation")
 	flags.IntSliceVar(&as.Ports, "port", nil, "its ports, in the place of those it had")
 	flags.TextVar(&as.Address, "address", netip.Addr{}, "the address of its own network, in the place of what it had")
-	flags.StringToStringVar(&as.Settings, "set", nil, "NAME=VALUE, a setting in the place of what it had")
-	flags.StringToStringVar(&as.Sources, "mount", nil, "NAME=DIRECTORY, of this machine, in the place of what it had")
+	flags.Var((*pairs)(&as.Settings), "set", "`NAME=VALUE`, a setting in the place of what it had; may be repeated")
+	flags.Var((*pairs)(&as.Sources), "mount", "`NAME=DIRECTORY`, of this machine, in the place of what it had; may be repeated")
 	return c
+}
+
+// pairs are a flag NAME=VALUE that may be repeated. The value is taken as it is, commas included.
+type pairs map[string]string
+
+func (p *pairs) String() string { return "" }
+func (p *pairs) Type() string   { return "NAME=VALUE" }
+
+// Set adds one.
+func (p *pairs) Set(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok || name == "" {
+		return fmt.Errorf("%q is not NAME=VALUE", text)
+	}
+	if *p == nil {
+		*p = make(pairs)
+	}
+	(*p)[name] = value
+	return nil
 }
 
 // A beside is what "run --json" prints once it runs.
