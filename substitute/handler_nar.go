@@ -59,10 +59,15 @@ func (h *Handler) sendBaked(w http.ResponseWriter, r *http.Request, c Compressio
 	if err != nil || n.StorePath != path {
 		return false
 	}
+	file, err := f.Stat()
+	if err != nil {
+		return false
+	}
 	h.metrics.baked.Add(1)
 	cacheFor(w, h.TTL)
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("ETag", `"`+EncodeBase32(n.NarHash[:])+"-"+c.Method+`"`)
+	// Baked at another level, it is another file: one must not be continued with the other.
+	w.Header().Set("ETag", fmt.Sprintf(`"%s-%s-%d-%x"`, EncodeBase32(n.NarHash[:]), c.Method, file.Size(), file.ModTime().UnixNano()))
 	http.ServeContent(&countedResponse{w, &h.metrics.bytes}, r, "", time.Time{}, f)
 	return true
 }

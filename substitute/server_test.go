@@ -369,6 +369,45 @@ func TestHandlerStalledClients(t *testing.T) {
 	}
 }
 
+// What is compressed for all clients together keeps to its limit, and is forgotten with them.
+func TestHandlerSpoolLimit(t *testing.T) {
+	var m substitutetest.Memory
+	// Half of it remains, since it is text.
+	large, small := m.AddFile("large", incompressible(1_500_000)), m.AddFile("small", incompressible(300_000))
+	h := &substitute.Handler{Source: &m, Key: vectorKey(t), Spool: t.TempDir(), SpoolBytes: 400_000}
+	url := serve(t, h)
+	for range 2 {
+		if res := fetch(t, http.MethodGet, url+"/nar/zstd/"+large.StorePath.Base()); res.StatusCode == 200 && res.err == nil {
+			t.Errorf("sent %d bytes", len(res.body))
+		}
+		if err := fetchOne(t, clientOf(t, url), small); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// An archive that is baked anew is not what a client can go on with that has a part of the one before.
+func TestHandlerBakedAnew(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", incompressible(300_000))
+	h := bakery(t, &m, false)
+	url := serve(t, h) + "/nar/zstd/" + info.StorePath.Base()
+	var tags []string
+	for _, level := range []int{1, 19} {
+		cache := &substitute.Cache{Dir: h.Baker.Cache.Dir, Key: h.Key, Compression: []substitute.Compression{{Method: "zstd", Level: level}}}
+		if err := cache.Add(t.Context(), &m, info); err != nil {
+			t.Fatal(err)
+		}
+		tags = append(tags, get(t, url).Header.Get("ETag"))
+		if err := os.Remove(filepath.Join(cache.Dir, info.StorePath.Hash()+".narinfo")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tags[0] == "" || tags[0] == tags[1] {
+		t.Errorf("tags %q", tags)
+	}
+}
+
 func TestCacheEvict(t *testing.T) {
 	cache, memory, paths := filledCache(t)
 	old := time.Now().Add(-48 * time.Hour)

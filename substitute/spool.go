@@ -107,7 +107,7 @@ func (s *spools) get(key spoolKey, write func(context.Context, io.Writer) error)
 		sp.users++
 		return sp, nil
 	}
-	if s.bytes.Load() > s.limit {
+	if s.bytes.Load() >= s.limit {
 		return nil, errSpoolFull
 	}
 	f, err := unnamed(s.dir)
@@ -148,10 +148,14 @@ func (sp *spool) fill(ctx context.Context, write func(context.Context, io.Writer
 	sp.grown = nil
 }
 
-// Write adds to the file.
+// Write adds to the file, unless all of them would become too large.
 func (sp *spool) Write(p []byte) (int, error) {
+	if wanted := int64(len(p)); sp.all.bytes.Add(wanted) > sp.all.limit {
+		sp.all.bytes.Add(-wanted)
+		return 0, errSpoolFull
+	}
 	n, err := sp.file.Write(p)
-	sp.all.bytes.Add(int64(n))
+	sp.all.bytes.Add(int64(n - len(p)))
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	sp.size += int64(n)
