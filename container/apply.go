@@ -68,7 +68,7 @@ func (d *Deployment) adopt(ctx context.Context, rev Revision, was standing, g *G
 	if g.sameWay(was.current) {
 		return &next, nil
 	}
-	if err := errors.Join(checkSwitch(g), checkBeside(g), d.checkSnapshot(g)); err != nil {
+	if err := errors.Join(d.checkWay(g)...); err != nil {
 		d.tell(rev, g, WasRefused, err)
 		return nil, d.failed(Refused, err)
 	}
@@ -246,7 +246,7 @@ type RejectedError struct{ Generation *Generation }
 
 func (e *RejectedError) Error() string {
 	why, _, _ := strings.Cut(e.Generation.Rejected, "\n")
-	return fmt.Sprintf("%s was rejected as generation %d (force it to try again): %s",
+	return fmt.Sprintf("%s was rejected as generation %d, and is tried again only when asked for, with --retry: %s",
 		e.Generation.Script, e.Generation.Number, why)
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net"
 	"net/url"
-	"os"
 	"path"
 	"regexp"
 )
@@ -79,7 +78,7 @@ func readHTTP(f form) (Probe, error) {
 		return nil, err
 	}
 	example := addressVariable.ReplaceAllString(text, "[::1]")
-	example = os.Expand(example, func(string) string { return "1" }) // it is a setting, such as a port
+	example = reference.ReplaceAllString(example, "1") // it is a setting, such as a port
 	if u, err := url.Parse(example); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, f.errorAt(0, "%q is not a URL of http or https", text)
 	}

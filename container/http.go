@@ -123,14 +123,20 @@ func (p HTTP) judgeVersion(in *Instance, header http.Header, body []byte) error 
 	if p.VersionOf == "" {
 		return nil
 	}
-	i := slices.IndexFunc(in.Generation.Channels, func(c Channel) bool { return c.Name == p.VersionOf })
+	commit, err := p.commit(in.Generation)
+	if err == nil && !servesCommit(served, commit) {
+		err = fmt.Errorf("commit %s of channel %s is not served: %s says %.200q", commit, p.VersionOf, where, served)
+	}
+	return err
+}
+
+// commit returns the one that is to be served.
+func (p HTTP) commit(g *Generation) (string, error) {
+	i := slices.IndexFunc(g.Channels, func(c Channel) bool { return c.Name == p.VersionOf })
 	if i < 0 {
-		return fmt.Errorf("the generation has no channel %q whose commit could be served", p.VersionOf)
+		return "", fmt.Errorf("the generation has no channel %q whose commit could be served", p.VersionOf)
 	}
-	if commit := in.Generation.Channels[i].Commit; !servesCommit(served, commit) {
-		return fmt.Errorf("commit %s of channel %s is not served: %s says %.200q", commit, p.VersionOf, where, served)
-	}
-	return nil
+	return g.Channels[i].Commit, nil
 }
 
 // servesVersion reports whether the version stands by itself in text: 1.2 is not in 1.2.3 nor in 11.2.

@@ -51,6 +51,9 @@ func (d *Deployment) plan(ctx context.Context, rev Revision) (*Plan, error) {
 		p.Next = d.generation(rev).onSideOf(was.current)
 		p.Adopts = !p.Next.sameWay(was.current)
 		p.Nothing = !p.Adopts
+		if p.Adopts {
+			p.refuse(errors.Join(d.checkWay(p.Next)...))
+		}
 		p.Difference = &Difference{SameScript: true, Lines: diffBindings(was.current, p.Next)}
 		return p, nil
 	}

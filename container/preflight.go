@@ -12,7 +12,7 @@ import (
 
 // A RefusalError is something that run-container accepts and that then ends badly.
 type RefusalError struct {
-	Check string // a word: script, mount, environment, runner, port, network, state, ids, owner, fetch, disk, hook, snapshot, namespaces, privilege
+	Check string // a word: script, mount, environment, probe, runner, port, network, state, ids, owner, fetch, disk, hook, snapshot, namespaces, privilege
 	Err   error
 }
 
@@ -24,12 +24,8 @@ func (e *RefusalError) Unwrap() error { return e.Err }
 // preflight returns why the generation must not be tried in the place of what there is,
 // each reason being a *[RefusalError].
 func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing) error {
-	var errs []error
-	refuse := func(check string, err error) {
-		if err != nil {
-			errs = append(errs, &RefusalError{check, err})
-		}
-	}
+	var all refusals
+	refuse := all.add
 	if !d.unprivileged {
 		refuse("privilege", checkPrivilege())
 		refuse("namespaces", checkNamespaces())
@@ -49,19 +45,39 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("network", checkNetwork(g, was))
 	refuse("state", d.checkState(g))
 	refuse("state", checkConcurrent(g, was))
-	refuse("hook", checkBeside(g))
-	refuse("hook", checkSwitch(g))
-	if restart := g.Number != 0; restart { // which takes no snapshot, and not running is worse than running out of space
+	all = append(all, d.checkWay(g)...)
+	if restart := g.Number != 0; restart { // not running is worse than running out of space
 		d.complain("find the space there should be", d.checkDisk(g))
 	} else {
 		refuse("disk", d.checkDisk(g))
-		refuse("snapshot", d.checkSnapshot(g))
 	}
-	if len(errs) == 0 { // else there may be nothing to read
-		err := d.checkSystem(ctx, g, was, refuse)
-		errs = append(errs, err)
+	if len(all) == 0 { // else there may be nothing to read
+		if err := d.checkSystem(ctx, g, was, refuse); err != nil {
+			all = append(all, err)
+		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(all...)
+}
+
+// refusals are errors, each a *[RefusalError].
+type refusals []error
+
+func (r *refusals) add(check string, err error) {
+	if err != nil {
+		*r = append(*r, &RefusalError{check, err})
+	}
+}
+
+// checkWay returns why the generation cannot be probed, or switched to, in the way it is to be.
+func (d *Deployment) checkWay(g *Generation) refusals {
+	var all refusals
+	all.add("probe", checkProbes(g))
+	all.add("hook", checkBeside(g))
+	all.add("hook", checkSwitch(g))
+	if g.Number == 0 { // starting one again takes no snapshot
+		all.add("snapshot", d.checkSnapshot(g))
+	}
+	return all
 }
 
 // checkRunner asks what is to run the container for anything at all.
@@ -197,8 +213,8 @@ func checkTargets(g *Generation) error {
 	return errors.Join(errs...)
 }
 
-// rejected returns the generation of the same script in the same environment
-// that was given up, nil for none.
+// rejected returns the generation of the same script in the same environment, probed and switched
+// in the same way, that was given up, nil for none. It may have been for what was wrong with a probe or a hook.
 func (d *Deployment) rejected(like *Generation) (*Generation, error) {
 	all, err := d.Generations()
 	if err != nil {
@@ -206,7 +222,7 @@ func (d *Deployment) rejected(like *Generation) (*Generation, error) {
 	}
 	var found *Generation
 	for _, g := range all {
-		if like.like(g) {
+		if like.like(g) && like.onSideOf(g).sameWay(g) {
 			found = g // the last attempt is what counts
 		}
 	}

@@ -11,7 +11,7 @@ import (
 type DowngradeError struct{ Channels []string }
 
 func (e *DowngradeError) Error() string {
-	return fmt.Sprintf("it would downgrade %s, or leave its history (allow it to do so)", strings.Join(e.Channels, ", "))
+	return fmt.Sprintf("it would downgrade %s, or leave its history: that takes --allow-downgrades", strings.Join(e.Channels, ", "))
 }
 
 // A Promotion says how [Deployment.Promote] follows another deployment.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 )
@@ -403,32 +402,6 @@ func awaitQuiet(ctx context.Context, since time.Time, busy func() bool) {
 			return
 		}
 	}
-}
-
-// expand replaces ${NAME} in what is asked by the setting NAME: it is another one on other ports. Without such a
-// setting ${ADDRESS} is that of the container's own network.
-func (p Probes) expand(e Environment) Probes {
-	value := func(name string) string {
-		if v, ok := e.Settings[name]; ok {
-			return v
-		}
-		if name == "ADDRESS" && e.Network.isPrivate() {
-			return e.Network.Address.String()
-		}
-		return "${" + name + "}"
-	}
-	all := slices.Clone(p)
-	for i, probe := range all {
-		switch q := probe.(type) {
-		case HTTP:
-			q.URL = os.Expand(q.URL, value)
-			all[i] = q
-		case TCP:
-			q.Address = os.Expand(q.Address, value)
-			all[i] = q
-		}
-	}
-	return all
 }
 
 // readBeside reads (side-by-side FIELD…).
