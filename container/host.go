@@ -129,7 +129,7 @@ func (d *Deployment) checkIDs(ctx context.Context, g *Generation, next *System, 
 		return nil
 	}
 	moved := shifts{users: shifted(users, next.Users), groups: shifted(groups, next.Groups)}
-	return moved.check(g.Shares)
+	return moved.check(ctx, g.Shares)
 }
 
 // accountsBefore asks the running container, or else the store.
@@ -188,22 +188,28 @@ func shifted(old, new IDs) map[int]string {
 	return moved
 }
 
-// mostFiles bounds how much of a mount is looked at.
-const mostFiles = 100_000
-
 // check looks for files of accounts whose number would change: they would
-// belong to nobody, or to somebody else.
-func (s shifts) check(mounts []Mount) error {
+// belong to nobody, or to somebody else. It looks at all files: the one that it left out would be lost.
+func (s shifts) check(ctx context.Context, mounts []Mount) error {
 	if len(s.users)+len(s.groups) == 0 {
 		return nil
 	}
 	for _, m := range mounts {
-		seen := 0
 		err := filepath.WalkDir(m.Source, func(name string, _ fs.DirEntry, err error) error {
-			if seen++; err != nil || seen > mostFiles {
-				return fs.SkipAll
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-			return s.checkFile(name)
+			var st unix.Stat_t
+			if err == nil {
+				err = unix.Lstat(name, &st)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // it has just gone
+			}
+			if err != nil {
+				return fmt.Errorf("whose files there are in mount %q cannot be found out, and numbers of accounts have changed: %w", m.Source, err)
+			}
+			return s.checkFile(name, st)
 		})
 		if err != nil {
 			return err
@@ -212,11 +218,7 @@ func (s shifts) check(mounts []Mount) error {
 	return nil
 }
 
-func (s shifts) checkFile(name string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(name, &st); err != nil {
-		return nil // it has just gone
-	}
+func (s shifts) checkFile(name string, st unix.Stat_t) error {
 	const advice = "give the account a fixed number in the operating system"
 	if who, ok := s.users[int(st.Uid)]; ok {
 		return fmt.Errorf("%s belongs to user %d, which is %s: %s", name, st.Uid, who, advice)

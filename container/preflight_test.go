@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -161,11 +162,11 @@ func TestPreflightIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := shifts{users: shifted(IDs{"keeper": 999}, IDs{"keeper": 998})}
-	if err := before.check(d.Shares); err != nil {
+	if err := before.check(t.Context(), d.Shares); err != nil {
 		t.Errorf("nothing is kept yet: %v", err)
 	}
 	mine := shifts{users: map[int]string{os.Getuid(): "keeper, who would be 998"}}
-	if err := mine.check(d.Shares); err == nil || !strings.Contains(err.Error(), "fixed number") {
+	if err := mine.check(t.Context(), d.Shares); err == nil || !strings.Contains(err.Error(), "fixed number") {
 		t.Errorf("error %v", err)
 	}
 
@@ -189,6 +190,44 @@ func TestPreflightIDs(t *testing.T) {
 	}
 	d.Shares[0].Owner = "nobody-knows"
 	wantRefusal(t, d, two, "owner", "no such account")
+}
+
+// One file after very many others, and others that are too deep to be looked at by their names.
+func TestPreflightIDsOfMany(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	state := mountTmpfs(t, "64M")
+	many, kept := filepath.Join(state, "many"), filepath.Join(state, "one")
+	const keeper = 12345
+	if err := errors.Join(os.Mkdir(many, 0o700), os.WriteFile(kept, nil, 0o600), os.Chown(kept, keeper, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100_001 {
+		if err := os.Symlink(".", filepath.Join(many, strconv.Itoa(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	moved := shifts{users: map[int]string{keeper: "keeper, who would be 998"}}
+	check := func(ctx context.Context, says string) {
+		t.Helper()
+		if err := moved.check(ctx, []Mount{{Source: state}}); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("error %v, want %q", err, says)
+		}
+	}
+	check(t.Context(), kept+" belongs to user 12345, which is keeper")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	check(ended, "context canceled")
+
+	root, err := os.OpenRoot(state)
+	if err == nil {
+		err = errors.Join(root.MkdirAll(strings.Repeat("deep/", 1000), 0o700), root.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t.Context(), "cannot be found out")
 }
 
 // In a user namespace that allows none below it, as a container may be.
