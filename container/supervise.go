@@ -16,7 +16,7 @@ type Supervision struct {
 	// RestartAfter is the wait before a container that has ended is started again, and
 	// 0 means one second. Each time it ends again, or does not come up, the wait doubles, up to
 	// RestartAtMost; 0 means one minute. One that has run for ten times RestartAtMost
-	// is forgiven.
+	// is forgiven, and so is another generation. Ends that somebody has asked for do not count.
 	RestartAfter, RestartAtMost time.Duration
 	// LogSize is the number of bytes from which on the container's log is put aside; 0 means 16 MiB.
 	LogSize int64
@@ -99,6 +99,7 @@ type keeper struct {
 
 	kept    Process   // the container seen running last; zero for none
 	standby Process   // the one beside it, likewise
+	number  int       // of its generation, remembered when it has ended
 	since   time.Time // when it was first seen
 	wait    time.Duration
 	notyet  time.Time // when the next start may be tried
@@ -145,17 +146,21 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 		k.sees(in)
 		return false, errors.Join(in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, r.Beside))
 	}
-	return false, k.start(ctx)
+	return false, k.start(ctx, in)
 }
 
 // sees notes that the container runs.
 func (k *keeper) sees(in *Instance) {
 	k.instant = in
-	if in.Process != k.kept {
-		k.complain("let the container go on", in.thaw()) // the supervisor before may have been killed
-		k.kept, k.since = in.Process, time.Now()
-		k.log().Info("supervising", "generation", in.Generation.Number, "pid", in.Process.PID)
+	if in.Process == k.kept {
+		return
 	}
+	k.complain("let the container go on", in.thaw()) // the supervisor before may have been killed
+	if in.Generation.Number != k.number {
+		k.wait, k.notyet = 0, time.Time{}
+	}
+	k.kept, k.number, k.since = in.Process, in.Generation.Number, time.Now()
+	k.log().Info("supervising", "generation", k.number, "pid", in.Process.PID)
 }
 
 // lookBeside looks after the generation that is kept beside what runs, as long as it is.
@@ -175,14 +180,16 @@ func (k *keeper) lookBeside(ctx context.Context, r *record) error {
 }
 
 // start starts the container if nobody else is about to do something, and if it is time.
-func (k *keeper) start(ctx context.Context) error {
-	if !k.kept.isZero() { // it has just ended
+// in is what is recorded, and does not run, or is on trial or about to end.
+func (k *keeper) start(ctx context.Context, in *Instance) error {
+	// Who ends a container writes that down before, and who has ended it, another process.
+	if !k.kept.isZero() && in.Process == k.kept && !in.record.Stopping {
 		if time.Since(k.since) > 10*k.RestartAtMost {
 			k.wait = 0
 		}
-		k.kept = Process{}
 		k.delay()
 	}
+	k.kept = Process{}
 	if time.Now().Before(k.notyet) {
 		return nil
 	}

@@ -199,10 +199,63 @@ func TestBackOff(t *testing.T) {
 	}
 	for _, c := range []struct{ ran, want time.Duration }{{49 * time.Second, 5 * time.Second}, {51 * time.Second, time.Second}} {
 		k.kept, k.since = Process{PID: 1}, time.Now().Add(-c.ran)
-		if err := k.start(t.Context()); err != nil || k.wait != c.want {
+		if err := k.start(t.Context(), &Instance{Process: k.kept, record: new(record)}); err != nil || k.wait != c.want {
 			t.Errorf("after %v: wait %v, %v", c.ran, k.wait, err)
 		}
 	}
+}
+
+// Only what ends by itself is started later each time: not what is replaced or returned to, nor what a deployer that was
+// killed has stopped. Another generation begins anew.
+func TestBackOffCountsCrashes(t *testing.T) {
+	d, _ := applied(t, "works")
+	k := &keeper{Deployment: d, Supervision: Supervision{RestartAfter: time.Minute, RestartAtMost: time.Hour}}
+	look := func() {
+		t.Helper()
+		if _, err := k.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(what string, wait time.Duration, runs bool) {
+		t.Helper()
+		look()
+		if k.wait != wait || runs != (k.instant != nil) {
+			t.Errorf("%s: wait %v, runs: %v", what, k.wait, k.instant != nil)
+		}
+	}
+	want("from the beginning", 0, true)
+	during := *d
+	during.Probes = Probes{AllServices{}, probeFunc(func() error { look(); return nil })}
+	mustApply(t, &during, script(t, d, "works", "status-works.sexp"))
+	want("replaced", 0, true)
+	during.Probes = append(during.Probes, probeFunc(func() error { return errors.New("never well") }))
+	during.Schedule.StartPeriod = time.Nanosecond
+	_, err := during.Apply(t.Context(), Revision{Script: script(t, d, "works", "status-works.sexp")})
+	wantOutcome(t, err, RolledBack)
+	want("returned to", 0, true)
+	killDeployer(t, d, script(t, d, "works", "status-works.sexp"))
+	want("after a killed deployer", 0, true)
+
+	ends := func() {
+		t.Helper()
+		if err := errors.Join(k.instant.Process.signal(9), k.instant.Process.wait(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := k.instant.willStop(); err != nil {
+		t.Fatal(err)
+	}
+	ends()
+	want("asked to end", 0, true)
+	ends()
+	want("ended by itself", time.Minute, false)
+	want("not yet", time.Minute, false)
+	if _, err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want("started by hand", time.Minute, true)
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	want("another generation", 0, true)
 }
 
 // A container that prints all the time does not lose a line when its log is put aside.
