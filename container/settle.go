@@ -109,7 +109,12 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	}
 	if confirmed || r.Previous != 0 && current != nil {
 		// Written down before anything else happens to it.
-		return standing{current: current, wanted: true}, d.writeRecord(&record{Generation: current.Number})
+		err := d.writeRecord(&record{Generation: current.Number})
+		if confirmed { // what is there says no less, and there may be no space for more
+			d.complain("write down what ought to run", err)
+			err = nil
+		}
+		return standing{current: current, wanted: true}, err
 	}
 	return standing{current: current}, d.removeRecord()
 }

@@ -1,0 +1,89 @@
+package container
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// realOnDisk returns a deployment whose state, and that of its services, is on a small disk. It runs, and may
+// take three seconds to stop.
+func realOnDisk(t *testing.T) (d *Deployment, disk string) {
+	t.Helper()
+	scripts := samples(t)
+	disk = mountTmpfs(t, "16M")
+	d, _ = realDeployment(t)
+	d.Dir, d.Shares[0].Source = filepath.Join(disk, "deployment"), filepath.Join(disk, "state")
+	if err := os.Mkdir(d.Shares[0].Source, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.MinFree, d.StopTimeout = 1<<20, 3*time.Second
+	mustApply(t, d, scripts["one"])
+	t.Cleanup(func() { stopNow(t, d) }) // before the disk goes
+	return d, disk
+}
+
+// What was deployed with less space than usual is started again by a supervisor that has no
+// deployment file, and stopped, with as much time as that file said, by somebody who has none.
+func TestRealHandledWithoutFile(t *testing.T) {
+	t.Parallel()
+	d, _ := realOnDisk(t)
+	s := supervise(t, bare(d), quickly)
+	in := awaitRunning(t, d, nil)
+	if err := in.Process.signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	in = awaitRunning(t, d, in)
+	s.stop()
+	if err := s.wait(); err != nil {
+		t.Fatal(err)
+	}
+	in, err := bare(d).Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Process.signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := bare(d).Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < d.StopTimeout || took >= defaultStopTimeout {
+		t.Errorf("stopped after %v", took)
+	}
+	checkNothingLeft(t, d, in)
+}
+
+// A container that has filled the disk of its own state can be stopped, also when it has died of that.
+func TestRealStopOnFullDisk(t *testing.T) {
+	t.Parallel()
+	for _, dead := range []bool{false, true} {
+		d, disk := realOnDisk(t)
+		in := awaitRunning(t, d, nil)
+		if dead {
+			if err := errors.Join(in.Process.signal(unix.SIGKILL), in.Process.wait(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Prune(t.Context()); err != nil { // clears away what it has left, which takes space
+				t.Fatal(err)
+			}
+		}
+		empty := fill(t, disk)
+		if err := bare(d).Stop(t.Context()); err != nil {
+			t.Errorf("dead: %v: %v", dead, err)
+		}
+		checkNothingLeft(t, d, in)
+		if status, err := d.Status(t.Context()); err != nil || status.Wanted {
+			t.Errorf("dead: %v: %+v, %v", dead, status, err)
+		}
+		empty()
+		if _, err := d.Start(t.Context()); err != nil {
+			t.Errorf("when there is space again: %v", err)
+		}
+	}
+}
