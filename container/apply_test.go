@@ -84,7 +84,7 @@ func TestApply(t *testing.T) {
 	checkNothingLeft(t, d, first)
 
 	// and two again, as it has ended by itself: that is no switch
-	if err := second.Process.signal(9); err != nil {
+	if err := errors.Join(second.Process.signal(9), second.Process.wait(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Start(t.Context()); err != nil {
