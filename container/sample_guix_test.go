@@ -96,12 +96,15 @@ func sampleExpression(greeting, mode string, private bool, more ...sexp.Value) s
 // freeAddress returns an address that nobody has, of a network that is nobody's but these tests'.
 func freeAddress(t *testing.T) netip.Addr {
 	t.Helper()
-	for {
+	var err error
+	for range 100 {
 		a := netip.AddrFrom4([4]byte{10, byte(200 + rand.IntN(50)), byte(rand.IntN(256)), byte(1 + rand.IntN(250))})
-		if checkAddress(a) == nil {
+		if err = checkAddress(a); err == nil {
 			return a
 		}
 	}
+	t.Fatalf("no address is free: %v", err)
+	return netip.Addr{}
 }
 
 // realDeployment returns a deployment of samples that serve HTTP on a port of their own and keep

@@ -580,43 +580,59 @@ func TestSideBySideDrains(t *testing.T) {
 	for _, which := range []string{"old", "kept", "taken back"} {
 		t.Run(which, func(t *testing.T) {
 			d, _ := besides(t)
-			waits := make(chan struct{}, 1)
-			d.Logger = slog.New(heard{d.Logger.Handler(), waitsForClients, func() { waits <- struct{}{} }})
+			waits := make(chan struct{})
+			d.Logger = slog.New(heard{d.Logger.Handler(), waitsForClients, sync.OnceFunc(func() { close(waits) })})
 			d.Switch.StopOld = which == "old"
 			mustApply(t, d, script(t, d, "works", "status-works.sexp"))
-			asked, outcome := d.Environment.Ports[0], error(nil)
-			apply := func(ctx context.Context) {
-				_, outcome = d.Apply(ctx, Revision{Script: script(t, d, "works", "status-works.sexp")})
-			}
+			asked := d.Environment.Ports[0]
 			switch which {
 			case "kept":
-				apply(t.Context())
+				mustApply(t, d, script(t, d, "works", "status-works.sexp"))
 			case "taken back":
 				asked, d.ConfirmBy = d.Switch.Alternate.Ports[0], 100*time.Millisecond
-				d.Probes = Probes{Alive{}}
 			}
-			stopping := d.atPort(t, asked)
 			var q *queue
+			stopping := d.atPort(t, asked)
+			comesUp, queued := make(chan struct{}), make(chan struct{})
 			if stopping == nil { // it has yet to be started, and its port must be free then
-				d.Probes = append(d.Probes, probeFunc(func() error {
-					if q == nil {
-						stopping, q = d.atPort(t, asked), startQueue(t, asked)
+				d.Probes = append(d.Probes, probeFunc(sync.OnceValue(func() error {
+					close(comesUp)
+					select {
+					case <-queued:
+					case <-t.Context().Done():
 					}
 					return nil
-				}))
+				})))
 			} else {
 				q = startQueue(t, asked)
 			}
-			var applying sync.WaitGroup
-			applying.Go(func() { apply(context.Background()) })
-			<-waits
+			next, done, outcome := script(t, d, "works", "status-works.sexp"), make(chan struct{}), error(nil)
+			go func() {
+				defer close(done)
+				_, outcome = d.Apply(t.Context(), Revision{Script: next})
+			}()
+			t.Cleanup(func() { <-done })
+			until := func(what chan struct{}) {
+				t.Helper()
+				select {
+				case <-what:
+				case <-done:
+					t.Fatalf("it has ended before: %v", outcome)
+				}
+			}
+			if stopping == nil {
+				until(comesUp)
+				stopping, q = d.atPort(t, asked), startQueue(t, asked)
+				close(queued)
+			}
+			until(waits)
 			if !stopping.Alive() {
 				t.Error("it was stopped while somebody waited for its answer")
 			}
 			if err := q.serveAll(t); err != nil {
 				t.Error(err)
 			}
-			applying.Wait()
+			<-done
 			if stopping.Alive() {
 				t.Error("it was not stopped")
 			}
