@@ -185,8 +185,8 @@ have the ports of the live one, nor write where that one does, unless the mount 
 	flags.IntVar(&number, "generation", 0, "the generation")
 	flags.IntSliceVar(&as.Ports, "port", nil, "its ports, in the place of those it had")
 	flags.TextVar(&as.Address, "address", netip.Addr{}, "the address of its own network, in the place of what it had")
-	flags.Var((*pairs)(&as.Settings), "set", "`NAME=VALUE`, a setting in the place of what it had; may be repeated")
-	flags.Var((*pairs)(&as.Sources), "mount", "`NAME=DIRECTORY`, of this machine, in the place of what it had; may be repeated")
+	flags.Var((*pairs)(&as.Settings), "set", "the setting `NAME=VALUE`, in the place of what it had; may be repeated")
+	flags.Var((*pairs)(&as.Sources), "mount", "the mount `NAME=DIRECTORY` of this machine, in the place of what it had; may be repeated")
 	return c
 }
 
