@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -358,6 +359,18 @@ func TestClientBelievesOnlyTheSigned(t *testing.T) {
 		if err := fetchOne(t, clientOf(t, server), info); !errors.Is(err, substitute.ErrNotFound) {
 			t.Errorf("%s: error %v, want ErrNotFound", name, err)
 		}
+	}
+	// That nobody has authorized the key is said, once for each cache.
+	var log bytes.Buffer
+	c := clientOf(t, serve(t, &substitute.Handler{Source: m, Key: substitute.GenerateKey()}), serve(t, &substitute.Handler{Source: m}), good)
+	c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	for _, path := range paths {
+		if offers, err := c.Query(t.Context(), []substitute.StorePath{path}); len(offers) != 1 || err != nil {
+			t.Errorf("%d offers, %v", len(offers), err)
+		}
+	}
+	if n := strings.Count(log.String(), "guix archive --authorize"); n != 1 || !strings.Contains(log.String(), "cache="+c.URLs[0]+"\n") {
+		t.Errorf("log: %s", &log)
 	}
 	// An answer about another item than the one asked for, well signed.
 	if offers, _ := clientOf(t, altered("", "")).Query(t.Context(), paths[1:]); len(offers) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -43,6 +44,7 @@ func (q *question) ask(ctx context.Context, cache int, open []int) error {
 		q.asked[i] = cache + 1
 	}
 	answers, err := r.narinfos(ctx, hashParts)
+	var believed, strange atomic.Bool
 	var checks errgroup.Group // signatures take most of the time
 	checks.SetLimit(runtime.GOMAXPROCS(0))
 	for k, i := range open {
@@ -52,15 +54,25 @@ func (q *question) ask(ctx context.Context, cache int, open []int) error {
 		}
 		q.found[i] = append(q.found[i], place{r, n})
 		checks.Go(func() error {
-			if err := n.Verify(q.client.ACL); err != nil {
-				q.client.Logger.DebugContext(ctx, "not believed", "cache", r.name, "error", err)
-			} else {
+			switch err := n.Verify(q.client.ACL).(type) {
+			case nil:
 				q.good[i] = n
+				believed.Store(true)
+			case *UntrustedError:
+				q.client.Logger.DebugContext(ctx, "not believed", "cache", r.name, "error", err)
+				if err.Reason == UnauthorizedKey {
+					strange.Store(true)
+				}
 			}
 			return nil
 		})
 	}
 	checks.Wait()
+	if strange.Load() && !believed.Load() {
+		r.stranger.Do(func() {
+			q.client.Logger.WarnContext(ctx, "cache signs with a key that is not authorized; see \"guix archive --authorize\"", "cache", r.name)
+		})
+	}
 	return err
 }
 

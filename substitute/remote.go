@@ -29,6 +29,8 @@ type remote struct {
 	web    *web
 	memory memory
 
+	stranger sync.Once // to say that its key is not authorized
+
 	mu   sync.Mutex // guards what follows
 	down time.Time  // when the cache was found not to answer
 	why  error

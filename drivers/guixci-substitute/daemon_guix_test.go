@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/guixci/store/storetest"
+	"github.com/genenetwork/guixci/internal/cli"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/substitutetest"
@@ -288,6 +290,23 @@ func TestHandsOver(t *testing.T) {
 	out, err := cmd.Output()
 	if err != nil || !strings.Contains(string(out), "GNU Guix") {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// Whoever runs it by hand is told who should.
+func TestByHand(t *testing.T) {
+	config := t.TempDir()
+	write(t, filepath.Join(config, "acl"), "garbage", 0o644)
+	for want, files := range map[string][]*os.File{"no descriptor 4": nil, "access-control list": {os.Stderr, os.Stderr}} {
+		for _, mode := range []string{"--query", "--substitute"} {
+			cmd := exec.Command(os.Args[0], "substitute", mode)
+			cmd.Env = append(os.Environ(), asAgent+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
+			cmd.ExtraFiles = files
+			out, err := cmd.CombinedOutput()
+			if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != cli.Usage || !strings.Contains(string(out), want) {
+				t.Errorf("%s: %v, %q; want %q", mode, err, out, want)
+			}
+		}
 	}
 }
 

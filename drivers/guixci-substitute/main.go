@@ -23,6 +23,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/genenetwork/guixci/internal/cli"
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/agent"
@@ -72,7 +74,7 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 		return handOver(args)
 	}
 	replies := os.NewFile(repliesFD, "replies")
-	if _, err := replies.Stat(); err != nil {
+	if !passed(replies) {
 		return &cli.UsageError{Err: errors.New("no descriptor 4 to reply to: this is for guix-daemon to run")}
 	}
 	a, err := newAgent(stderr)
@@ -83,6 +85,17 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 		return a.Query(ctx, os.Stdin, replies)
 	}
 	return a.Substitute(ctx, os.Stdin, replies)
+}
+
+// passed reports whether a descriptor came from whoever started us. One that the Go runtime has opened
+// for itself is of no type that a file has, or cannot be written to.
+func passed(f *os.File) bool {
+	var stat unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &stat) != nil || stat.Mode&unix.S_IFMT == 0 {
+		return false
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY
 }
 
 // handOver becomes the real guix.
@@ -115,7 +128,7 @@ func isSelf(path string) (bool, error) {
 func newAgent(stderr io.Writer) (*agent.Agent, error) {
 	acl, err := readACL(configDir())
 	if err != nil {
-		return nil, err
+		return nil, &cli.UsageError{Err: err}
 	}
 	options := agent.ParseOptions(os.Getenv("_NIX_OPTIONS"))
 	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
