@@ -124,7 +124,8 @@ func (c *Cache) setBack(items []cachedItem, now time.Time) {
 func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 	items := make(map[string]*cachedItem)
 	err := c.files(ctx, func(path string, e fs.DirEntry, info fs.FileInfo) {
-		if hashPart, ok := strings.CutSuffix(e.Name(), ".narinfo"); ok && filepath.Dir(path) == filepath.Clean(c.Dir) {
+		hashPart, ok := strings.CutSuffix(e.Name(), ".narinfo")
+		if ok && len(hashPart) == hashPartLen && isBase32(hashPart) && filepath.Dir(path) == filepath.Clean(c.Dir) {
 			items[hashPart] = &cachedItem{hashPart: hashPart, used: accessTime(info)}
 		}
 	})
@@ -142,13 +143,15 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 			return
 		}
 		var owner *cachedItem
-		if checkBase(name) == nil {
+		isArchive := checkBase(name) == nil
+		if isArchive {
 			owner = items[name[:hashPartLen]]
 		}
-		if owner != nil {
+		switch {
+		case owner != nil:
 			owner.archives = append(owner.archives, path)
 			owner.size += info.Size()
-		} else if abandoned(info) {
+		case (isArchive || strings.HasPrefix(name, ".tmp-")) && abandoned(info):
 			os.Remove(path)
 		}
 	})
@@ -159,11 +162,19 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 	return all, err
 }
 
-// files calls f for each regular file.
+// files calls f for each regular file in the directories of a cache. Others may be somebody else's, as when the
+// cache is in a directory that has more in it, such as the cache of guix publish.
 func (c *Cache) files(ctx context.Context, f func(path string, e fs.DirEntry, info fs.FileInfo)) error {
+	ours := map[string]bool{filepath.Clean(c.Dir): true}
+	for _, method := range []string{"none", "gzip", "lzip", "zstd"} {
+		ours[c.methodDir(method)] = true
+	}
 	return filepath.WalkDir(c.Dir, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // another process removed it
+		}
+		if err == nil && e.IsDir() && !ours[filepath.Clean(path)] {
+			return fs.SkipDir
 		}
 		if err != nil || !e.Type().IsRegular() {
 			return err

@@ -421,6 +421,17 @@ func TestCacheEvict(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.Chtimes(orphan, old, old)
+	foreign := []string{"elsewhere/notes", "gzip/" + filepath.Base(orphan), "nar/own/" + filepath.Base(orphan), "nar/zstd/notes", "nar/notes", "notes", "notes.narinfo"}
+	for _, name := range foreign {
+		name = filepath.Join(cache.Dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		os.Chtimes(name, old, old)
+	}
 
 	// What was used lately stays, whatever the limits.
 	done, err := cache.Evict(t.Context(), substitute.EvictOptions{MaxAge: time.Nanosecond, MaxSize: 1})
@@ -429,6 +440,11 @@ func TestCacheEvict(t *testing.T) {
 	}
 	if _, err := os.Stat(orphan); err == nil {
 		t.Error("orphan is still there")
+	}
+	for _, name := range foreign {
+		if _, err := os.Stat(filepath.Join(cache.Dir, name)); err != nil {
+			t.Errorf("what is not the cache's is gone: %v", err)
+		}
 	}
 	age(paths[0])
 	keep := substitute.EvictOptions{MaxAge: 24 * time.Hour, Keep: func(p substitute.StorePath) bool { return p == paths[0] }}
