@@ -425,6 +425,10 @@ func TestClientDeadCache(t *testing.T) {
 	if err := fetchOne(t, c, info); err != nil {
 		t.Error(err)
 	}
+	secret := strings.Replace(dead.URL, "http://", "http://user:secret@", 1)
+	if _, err := clientOf(t, secret).Query(t.Context(), append(paths, paths...)); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("with a password: %v", err)
+	}
 	if _, err := clientOf(t, dead.URL).Info(t.Context(), paths[0].Hash()); err == nil || errors.Is(err, substitute.ErrNotFound) {
 		t.Errorf("only a dead cache: error %v, want one that is not ErrNotFound", err)
 	}

@@ -327,7 +327,8 @@ func ended(in io.Reader) error {
 }
 
 // Fetch fetches an item and makes its tree at path, which must not exist. It appears
-// there when all of it has been verified; before, it has another name in the same directory.
+// there when all of it has been verified; before, it has another name in the same directory, ".fetch-" and
+// something random. That is what a killed process leaves.
 func (c *Client) Fetch(ctx context.Context, o *Offer, path string, options *nar.RestoreOptions) error {
 	making := filepath.Join(filepath.Dir(path), ".fetch-"+rand.Text())
 	if err := c.Restore(ctx, o, making, options); err != nil {

@@ -23,7 +23,7 @@ import (
 
 // A remote is a cache that a Client uses.
 type remote struct {
-	name   string // as the user gave it
+	name   string // as the user gave it, without a password
 	base   *url.URL
 	client *Client
 	web    *web
@@ -59,6 +59,9 @@ func newRemote(name string, c *Client, web *web) (*remote, error) {
 	case u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path):
 	default:
 		return nil, fmt.Errorf("cache %q: not of the form http://HOST, https://HOST or file:///DIRECTORY", name)
+	}
+	if u.User != nil {
+		name = u.Redacted()
 	}
 	u.RawQuery, u.Fragment = "", ""
 	if !strings.HasSuffix(u.Path, "/") {
