@@ -171,6 +171,9 @@ func export(ctx context.Context, o *options, stderr io.Writer) error {
 		count++
 		progress.Detail("%s", info.StorePath.Name())
 	})
+	if err == nil { // remove what others left that were killed
+		_, err = cache.Evict(ctx, substitute.EvictOptions{})
+	}
 	if err == nil {
 		progress.Line("exported %d items to %s", count, o.args[1])
 	}

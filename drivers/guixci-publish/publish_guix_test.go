@@ -314,8 +314,18 @@ func TestExportKilled(t *testing.T) {
 		<-ended.Done()
 		checkStatic(t, dir, acl)
 	}
+	left := filepath.Join(dir, "nar", "zstd", ".tmp-left")
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if old := time.Now().Add(-48 * time.Hour); os.Chtimes(left, old, old) != nil {
+		t.Fatal("cannot make a file older")
+	}
 	if out, err := export().CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	if _, err := os.Stat(left); err == nil {
+		t.Error("what a killed process left is still there")
 	}
 	if n := checkStatic(t, dir, acl); n != 20 {
 		t.Errorf("%d items, want 20", n)
