@@ -180,23 +180,29 @@ func exportAll(ctx context.Context, src Source, roots []StorePath, workers int, 
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	finished := make(map[StorePath]chan struct{}, len(closure))
-	for _, info := range closure {
-		finished[info.StorePath] = make(chan struct{})
-	}
+	finished := make(map[StorePath]<-chan struct{}, len(closure))
 	var mu sync.Mutex // held while done is called
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
-	// Items come after those they refer to, so that the oldest worker never waits.
+	// Items come after those they refer to, so that the oldest worker never waits. Only in a circle, which no
+	// honest source has, some do not.
 	for _, info := range closure {
+		var before []<-chan struct{}
+		for _, ref := range info.References {
+			if c := finished[ref]; c != nil {
+				before = append(before, c)
+			}
+		}
+		added := make(chan struct{})
+		finished[info.StorePath] = added
 		group.Go(func() error {
-			if err := awaitReferences(ctx, info, finished); err != nil {
+			if err := awaitAll(ctx, before); err != nil {
 				return err
 			}
 			if err := add(ctx, src, info); err != nil {
 				return err
 			}
-			close(finished[info.StorePath])
+			close(added)
 			if done != nil {
 				mu.Lock()
 				defer mu.Unlock()
@@ -211,13 +217,11 @@ func exportAll(ctx context.Context, src Source, roots []StorePath, workers int, 
 	return nil
 }
 
-func awaitReferences(ctx context.Context, info *Info, finished map[StorePath]chan struct{}) error {
-	for _, ref := range info.References {
-		if ref == info.StorePath {
-			continue
-		}
+// awaitAll returns when all channels are closed.
+func awaitAll(ctx context.Context, channels []<-chan struct{}) error {
+	for _, c := range channels {
 		select {
-		case <-finished[ref]:
+		case <-c:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

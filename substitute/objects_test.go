@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/substitutetest"
@@ -65,6 +66,20 @@ func TestExporter(t *testing.T) {
 	}
 	c = &substitute.Client{URLs: []string{server.URL}, ACL: substitute.NewACL(e.Key.Public())}
 	substitutetest.TestSource(t, c, roots)
+}
+
+// Items that refer to each other in a circle, which only a hostile cache has, are no reason to wait for ever.
+func TestExporterCircle(t *testing.T) {
+	var m substitutetest.Memory
+	a, b := substitutetest.Path("a", ""), substitutetest.Path("b", "")
+	m.Add(a, substitutetest.FileNAR("a"), "", b)
+	m.Add(b, substitutetest.FileNAR("b"), "", a, b)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	e := &substitute.Exporter{To: new(substitutetest.Objects), Key: vectorKey(t)}
+	if err := e.Export(ctx, &m, a); err != nil {
+		t.Error(err)
+	}
 }
 
 // unwritable is a Source whose archives nobody should need.
