@@ -51,6 +51,7 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	}
 	if err == nil {
 		d.tell(rev, next, Confirmed, nil)
+		d.complain("write down what was gone back from", d.withdraw(rev.back, was.number(), next.Number))
 		d.complain("remove old snapshots", d.forgetSnapshots(next.Number))
 		_, err = d.prune()
 		d.complain("remove old generations", err)
@@ -132,7 +133,7 @@ func (d *Deployment) bring(ctx context.Context, g *Generation, previous int) (*I
 // confirm makes a healthy generation the current one. Moving the pointer is what
 // counts; a process that is killed right after it has confirmed all the same.
 func (d *Deployment) confirm(in *Instance) error {
-	in.Generation.Started = time.Now()
+	in.Generation.Started, in.Generation.Withdrawn = time.Now(), false
 	if err := d.writeGeneration(in.Generation); err != nil {
 		return err
 	}

@@ -106,6 +106,7 @@ type Revision struct {
 	RestoreState bool
 
 	snapshotOf int // the generation whose snapshot is put back; 0 for none
+	back       int // the generation that is gone back to; 0 for none
 }
 
 // A Channel is a channel of Guix at a commit.
@@ -144,7 +145,12 @@ type Generation struct {
 	Pinned bool `json:"pinned,omitempty"`
 	// Rejected says why it was given up; empty if it was not.
 	Rejected string `json:"rejected,omitempty"`
+	// Withdrawn is true after somebody has gone back from it: it was healthy, and not good.
+	Withdrawn bool `json:"withdrawn,omitempty"`
 }
+
+// well reports whether it is one to go back to.
+func (g *Generation) well() bool { return !g.Started.IsZero() && g.Rejected == "" && !g.Withdrawn }
 
 // shepherdSockets are where shepherd listens: as Guix builds it, and as others do.
 var shepherdSockets = []string{"/var/run/shepherd/socket", "/run/shepherd/socket"}

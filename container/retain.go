@@ -88,7 +88,7 @@ func superfluous(all []*Generation, current int, keep Retention) []*Generation {
 	last, healthy, before := keep.Last, keep.Healthy, 1
 	for i := len(all) - 1; i >= 0; i-- {
 		g := all[i]
-		well := !g.Started.IsZero() && g.Rejected == ""
+		well := g.well()
 		switch {
 		case g.Number == current || g.Pinned || i == len(all)-1: // the next number is counted from the last
 			last--

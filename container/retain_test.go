@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// + was healthy, - was rejected, ! is pinned, = is current
+// + was healthy, - was rejected, ~ was gone back from, ! is pinned, = is current
 func TestSuperfluous(t *testing.T) {
 	for _, c := range []struct {
 		history string
@@ -23,12 +23,13 @@ func TestSuperfluous(t *testing.T) {
 		{"++--=--", Retention{Last: 2, Healthy: 1}, []int{4, 3}},
 		{"+!++=", Retention{Last: 1}, []int{3, 1}},
 		{"---", Retention{Last: 1}, []int{2, 1}},
+		{"++~=", Retention{Last: 1}, []int{3, 1}},
 		{"=", Retention{Last: 1}, nil},
 	} {
 		var all []*Generation
 		current := 0
 		for i, kind := range c.history {
-			g := &Generation{Number: i + 1, Pinned: kind == '!'}
+			g := &Generation{Number: i + 1, Pinned: kind == '!', Withdrawn: kind == '~'}
 			if kind == '-' {
 				g.Rejected = "bad"
 			} else {

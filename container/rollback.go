@@ -2,13 +2,14 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
 // RollBack makes an older generation run again, with the mounts, environment and probes it
 // had then, by the same way as any other: it becomes a new generation. Number 0 is the
-// last healthy one before the current that is not the same thing. Of the revision
-// only who, why, and RestoreState count.
+// last healthy one before the current that is not the same thing, and that nobody has gone back from
+// already. Of the revision only who, why, and RestoreState count.
 func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*Generation, error) {
 	current, err := d.Current()
 	if err != nil {
@@ -30,6 +31,7 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	if rev.Why == "" {
 		rev.Why = fmt.Sprintf("back to generation %d", old.Number)
 	}
+	rev.back = old.Number
 	rev.Script, rev.Lock, rev.Channels = old.Script, old.Lock, old.Channels
 	rev.Force = old.Rejected != "" // naming it is asking for it
 	return then.Apply(ctx, rev)
@@ -49,12 +51,28 @@ func (d *Deployment) older(number int, current *Generation) (*Generation, error)
 	var found *Generation
 	for _, g := range all {
 		same := g.Script == current.Script && g.Bindings() == current.Bindings()
-		if g.Number < current.Number && !g.Started.IsZero() && g.Rejected == "" && !same {
+		if g.Number < current.Number && g.well() && !same {
 			found = g
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("no other generation before %d was ever healthy", current.Number)
+		return nil, fmt.Errorf("no other generation before %d was ever healthy, but for those that were gone back from; name one to go there", current.Number)
 	}
 	return found, nil
+}
+
+// withdraw remembers, once generation now is confirmed, which ones were gone back from: all after generation
+// back up to the one that ran.
+func (d *Deployment) withdraw(back, ran, now int) error {
+	if back == 0 {
+		return nil
+	}
+	all, err := d.Generations()
+	for _, g := range all {
+		if g.Number > back && g.Number <= ran && g.Number != now && !g.Withdrawn {
+			g.Withdrawn = true
+			err = errors.Join(err, d.writeGeneration(g))
+		}
+	}
+	return err
 }

@@ -45,6 +45,55 @@ func TestRollBack(t *testing.T) {
 	wantOutcome(t, err, Refused)
 }
 
+// Going back twice goes back twice, and never to what was gone back from.
+func TestRollBackAgain(t *testing.T) {
+	d := testDeployment(t)
+	version := func(v string) {
+		t.Helper()
+		d.Environment.Settings = map[string]string{"VERSION": v}
+		mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	}
+	back := func(number int, want string) {
+		t.Helper()
+		g, err := d.RollBack(t.Context(), number, Revision{})
+		if err != nil || g.Environment.Settings["VERSION"] != want {
+			t.Errorf("%+v, %v", g, err)
+		}
+	}
+	refused := func() {
+		t.Helper()
+		_, err := d.RollBack(t.Context(), 0, Revision{})
+		wantOutcome(t, err, Refused)
+	}
+	for _, v := range []string{"1", "2", "3"} {
+		version(v)
+	}
+	back(0, "2")
+	back(0, "1")
+	refused()
+	version("4")
+	back(0, "1")
+	back(3, "3") // by name it is as good as any
+	version("5")
+	back(0, "3")
+	back(2, "2") // those between are left behind, too
+	back(0, "1")
+	current, err := d.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Side by side what is gone back to may be newer than the one that was named, which it repeats.
+	if err := d.withdraw(current.Number-1, current.Number, current.Number); err != nil {
+		t.Fatal(err)
+	}
+	if current, err = d.Current(); err != nil || current.Withdrawn {
+		t.Errorf("%+v, %v", current, err)
+	}
+	d.Keep = Retention{Last: 1}
+	version("6")
+	back(0, "1") // which was kept
+}
+
 func TestLogs(t *testing.T) {
 	d := testDeployment(t)
 	if err := d.Logs(t.Context(), t.Output(), "", false); err == nil {

@@ -294,6 +294,7 @@ func (d *Deployment) comeBack(ctx context.Context, rev Revision, was standing) (
 		return nil, result
 	}
 	d.tell(rev, in.Generation, Confirmed, nil)
+	d.complain("write down what was gone back from", d.withdraw(rev.back, was.number(), in.Generation.Number))
 	return in.Generation, nil
 }
 

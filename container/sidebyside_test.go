@@ -101,6 +101,14 @@ func TestSideBySide(t *testing.T) {
 	checkTraffic(t, target, three)
 	checkBoth(t, d, three, one)
 	checkNothingLeft(t, d, second)
+
+	// back not to what was gone back from, and by name there again
+	if back, err = d.RollBack(t.Context(), 0, Revision{}); err != nil || back.Number != one.Number {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	if back, err = d.RollBack(t.Context(), three.Number, Revision{}); err != nil || back.Number != three.Number || back.Withdrawn {
+		t.Fatalf("%+v, %v", back, err)
+	}
 	d.Switch.StopOld = true
 	four := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
 	checkBoth(t, d, four, nil)
