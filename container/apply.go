@@ -21,7 +21,7 @@ import (
 // ended. A revision that failed by itself is rejected: it is refused from
 // then on, unless forced. The error is an *[Error].
 func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, error) {
-	lease, err := d.acquire(rev.Who, rev.Why)
+	lease, err := d.demand(ctx, rev.Who, rev.Why)
 	if err != nil {
 		return nil, d.failed(notBegun(err), err)
 	}

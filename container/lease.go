@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,6 +62,70 @@ func (d *Deployment) acquire(who, why string) (*filelock.Lock, error) {
 	d.complain("say who is changing it", err) // on a full disk a container must still be stopped
 	return l, nil
 }
+
+// demand is acquire for somebody who is going to stop or to replace what runs: a supervisor that tries to start
+// that, again and again, gives way.
+func (d *Deployment) demand(ctx context.Context, who, why string) (*filelock.Lock, error) {
+	lease, err := d.acquire(who, why)
+	var busy *BusyError
+	if !errors.As(err, &busy) {
+		return lease, err
+	}
+	asked, err := filelock.Acquire(ctx, d.path("asked"))
+	if err != nil {
+		return nil, errors.Join(busy, err)
+	}
+	defer asked.Release()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, starting, err := filelock.Holder(d.path("starting")) // looked at first: else it might let go in between
+		if err != nil {
+			return nil, errors.Join(busy, err)
+		}
+		lease, err := d.acquire(who, why)
+		if !errors.As(err, &busy) || !starting {
+			return lease, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, errors.Join(busy, context.Cause(ctx))
+		}
+	}
+}
+
+// yielding tells those who demand the lease that it is going to be held by somebody who gives way: when
+// they do, the context ends with errGivesWay.
+func (d *Deployment) yielding(ctx context.Context) (_ context.Context, release func(), err error) {
+	starting, err := filelock.Acquire(ctx, d.path("starting"))
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	look := func() {
+		if _, asked, err := filelock.Holder(d.path("asked")); asked && err == nil {
+			cancel(errGivesWay)
+		}
+	}
+	look()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			select {
+			case <-tick.C:
+				look()
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil); <-done; starting.Release() }, nil
+}
+
+var errGivesWay = errors.New("it gives way to somebody who stops or replaces the container")
 
 // Holder returns who changes the deployment just now, nil for nobody.
 func (d *Deployment) Holder() (*Holder, error) {

@@ -62,7 +62,7 @@ func (d *Deployment) Stop(ctx context.Context) error {
 
 func (d *Deployment) stopRunning(ctx context.Context) error {
 	rev := Revision{Why: "stop"}
-	lease, err := d.acquire(rev.Who, rev.Why)
+	lease, err := d.demand(ctx, rev.Who, rev.Why)
 	if err != nil {
 		return err
 	}

@@ -196,8 +196,8 @@ func (k *keeper) start(ctx context.Context, in *Instance) error {
 	in, err := k.startAgain(ctx)
 	var busy *BusyError
 	switch {
-	case errors.As(err, &busy):
-		return nil // whoever it is may be about to start it; it is asked again soon
+	case errors.As(err, &busy), errors.Is(err, errGivesWay):
+		return nil // whoever it is may be about to start it, or to stop it; it is asked again soon
 	case err != nil:
 		k.delay()
 		return err
@@ -214,9 +214,21 @@ func (k *keeper) delay() {
 	k.log().Warn("the container does not run", "next start after", k.wait)
 }
 
-// startAgain starts the current generation if it ought to run.
+// startAgain starts the current generation if it ought to run, and nobody wants otherwise meanwhile.
 func (d *Deployment) startAgain(ctx context.Context) (*Instance, error) {
-	return d.startIf(ctx, Revision{Who: "supervisor", Why: "it ought to run"}, func(was standing) bool { return was.wanted })
+	ctx, release, err := d.yielding(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	in, err := d.startIf(ctx, Revision{Who: "supervisor", Why: "it ought to run"}, func(was standing) bool { return was.wanted })
+	if err != nil && context.Cause(ctx) == errGivesWay {
+		err = errGivesWay
+	}
+	return in, err
 }
 
 // interrupt stops what runs, without forgetting that it ought to. Somebody who changes it

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -256,6 +258,53 @@ func TestBackOffCountsCrashes(t *testing.T) {
 	want("started by hand", time.Minute, true)
 	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
 	want("another generation", 0, true)
+}
+
+// A container that does not come up can be stopped and replaced while a supervisor tries to start it, again and
+// again: it gives way.
+func TestSupervisorGivesWay(t *testing.T) {
+	for _, next := range []string{"stop", "apply"} {
+		t.Run(next, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			d := testDeployment(t)
+			d.Probes, d.Schedule.StartPeriod = Probes{TCP{Address: l.Addr().String()}}, time.Hour
+			mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			in := awaitRunning(t, d, nil)
+			l.Close() // from now on it does not come up
+			supervise(t, d, quickly)
+			if err := in.Process.signal(9); err != nil {
+				t.Fatal(err)
+			}
+			await(t, func() bool {
+				again, err := d.Running()
+				return err == nil && again.Process != in.Process
+			})
+			var busy *BusyError
+			if _, err := d.Start(t.Context()); !errors.As(err, &busy) || busy.Holder.Who != "supervisor" {
+				t.Errorf("started beside the supervisor: %v", err)
+			}
+			if next == "stop" {
+				if err := d.Stop(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				checkNothingLeft(t, d, in)
+			} else {
+				mended := *d
+				mended.Probes = nil
+				checkRuns(t, d, mustApply(t, &mended, script(t, d, "works", "status-works.sexp")))
+			}
+			history, err := d.History()
+			if err != nil || !slices.ContainsFunc(history, func(e Entry) bool {
+				return e.Event == WasNotStable && e.Who == "supervisor" && strings.HasPrefix(e.Detail, errGivesWay.Error())
+			}) {
+				t.Errorf("%+v, %v", history, err)
+			}
+		})
+	}
 }
 
 // A container that prints all the time does not lose a line when its log is put aside.
