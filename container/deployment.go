@@ -61,6 +61,8 @@ type Deployment struct {
 	// our own [Supervisor], which needs no name. All programs that work on the
 	// deployment must have the same.
 	Runners map[string]Runner
+	// Who does things, and Why, are for the lease and the ledger, where a [Revision] does not say; may be empty.
+	Who, Why string
 	// Logger is told of each step; nil discards.
 	Logger *slog.Logger
 
@@ -97,7 +99,7 @@ type Revision struct {
 	Lock   string // digest of the Lock it was built from; may be empty
 	// Channels are those of the Lock, for telling what a change consists of; may be empty.
 	Channels []Channel
-	Who      string // for the lease and the ledger; may be empty
+	Who      string // for the lease and the ledger; empty means that of the deployment
 	Why      string // likewise
 	// Force tries a revision again that was rejected before.
 	Force bool

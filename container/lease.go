@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,7 +56,7 @@ func (d *Deployment) acquire(who, why string) (*filelock.Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
-	text, err := json.Marshal(Holder{Who: who, Why: why, PID: os.Getpid(), Since: time.Now().Round(time.Second)})
+	text, err := json.Marshal(Holder{Who: cmp.Or(who, d.Who), Why: cmp.Or(why, d.Why), PID: os.Getpid(), Since: time.Now().Round(time.Second)})
 	if err == nil {
 		err = l.Note(text)
 	}

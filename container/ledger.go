@@ -53,13 +53,17 @@ const (
 	WasRolled    Event = "rolled-back"     // [RolledBack]
 	WasLost      Event = "rollback-failed" // [RollbackFailed]
 	Adopted      Event = "adopted"         // the running generation has other probes from now on, or another way to switch
-	WasRefused   Event = "refused"         // [Refused]; nothing began
+	WasRefused   Event = "refused"         // [Refused], or a start; nothing began
 	WasCutOff    Event = "interrupted"     // found and cleared away by the next process
 	WasStarted   Event = "started"         // the current generation, again
 	WasStopped   Event = "stopped"         // by hand
 	WasNotStable Event = "start-failed"    // of the current generation
-	WasCut       Event = "cut"             // entries are missing before this one
-	WasImported  Event = "imported"        // with the ledger so far, from another machine
+	WasApproved  Event = "approved"        // by somebody who looked at it: the confirmation that was waited for
+	WasRestarted Event = "restarted"       // a service, which the detail names
+	WasPinned    Event = "pinned"          // a generation, see [Deployment.Pin]
+	WasUnpinned  Event = "unpinned"
+	WasCut       Event = "cut"      // entries are missing before this one
+	WasImported  Event = "imported" // with the ledger so far, from another machine
 )
 
 // enter appends an entry; the ledger is only ever appended to. If it has been cut, the
@@ -155,6 +159,14 @@ func (d *Deployment) checkEnd(text []byte) error {
 func hashOf(line []byte) string {
 	sum := sha256.Sum256(line)
 	return hex.EncodeToString(sum[:])
+}
+
+func (d *Deployment) lastEntered() (Entry, error) {
+	text, err := readLedger(d.path("ledger.jsonl"))
+	if err != nil {
+		return Entry{}, err
+	}
+	return lastEntry(text)
 }
 
 func lastEntry(text []byte) (Entry, error) {

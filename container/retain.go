@@ -29,6 +29,9 @@ func (d *Deployment) Pin(number int, pinned bool) error {
 		g.Pinned = pinned
 		err = d.writeGeneration(g)
 	}
+	if err == nil {
+		d.note(Revision{}, g, map[bool]Event{true: WasPinned, false: WasUnpinned}[pinned], "")
+	}
 	return err
 }
 
@@ -113,7 +116,7 @@ func (d *Deployment) remove(g *Generation) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range append([]string{"generation.json", "root", "log", "hooks.log", "waiting"}, aside...) {
+	for _, name := range append([]string{"generation.json", "root", "log", "hooks.log", "waiting", "confirmed"}, aside...) {
 		if err := os.Remove(d.generationPath(g.Number, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

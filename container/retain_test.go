@@ -96,12 +96,13 @@ func TestConfirmByHand(t *testing.T) {
 	done := make(chan error, 1)
 	next := script(t, d, "works", "status-works.sexp")
 	go func() {
-		_, err := e.Apply(t.Context(), Revision{Script: next})
+		_, err := e.Apply(t.Context(), Revision{Script: next, Who: "alice"})
 		done <- err
 	}()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for e.Confirm() != nil {
+	c := Deployment{Name: d.Name, Dir: d.Dir, Who: "carol", Why: "looked at it"}
+	for c.Confirm() != nil {
 		<-tick.C
 		if current, err := d.Current(); err != nil || current.Number != one.Number {
 			t.Fatalf("current before it is confirmed: %+v, %v", current, err)
@@ -115,6 +116,11 @@ func TestConfirmByHand(t *testing.T) {
 		t.Fatalf("%+v, %v", two, err)
 	}
 	checkRuns(t, d, two)
+	history, err := d.History()
+	if n := len(history); err != nil || n < 3 || history[n-1].Event != Confirmed || history[n-1].Who != "alice" ||
+		history[n-2].Event != WasApproved || history[n-2].Who != "carol" || history[n-2].Why != "looked at it" || history[n-2].Generation != two.Number {
+		t.Errorf("%+v, %v", history, err)
+	}
 
 	e.ConfirmBy = 100 * time.Millisecond
 	_, err = e.Apply(t.Context(), Revision{Script: script(t, d, "works", "status-works.sexp")})

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,7 @@ import (
 // Start makes the current generation run, and returns once it is healthy: after
 // [Deployment.Stop], a crash, or a boot of the machine. If it runs, nothing happens.
 func (d *Deployment) Start(ctx context.Context) (*Instance, error) {
-	in, err := d.startIf(ctx, Revision{Why: "start"}, func(standing) bool { return true })
+	in, err := d.startIf(ctx, Revision{Why: cmp.Or(d.Why, "start")}, func(standing) bool { return true })
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", d.Name, err)
 	}
@@ -33,6 +34,9 @@ func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standin
 		return nil, errNothing
 	}
 	if err := d.preflight(ctx, was.current, was); err != nil {
+		if ctx.Err() == nil {
+			d.noteRefusal(rev, was.current, err)
+		}
 		return nil, err
 	}
 	was.current.Switched = nil // that was another time
@@ -61,7 +65,7 @@ func (d *Deployment) Stop(ctx context.Context) error {
 }
 
 func (d *Deployment) stopRunning(ctx context.Context) error {
-	rev := Revision{Why: "stop"}
+	rev := Revision{Why: cmp.Or(d.Why, "stop")}
 	lease, err := d.demand(ctx, rev.Who, rev.Why)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,12 +142,8 @@ func (d *Deployment) clearPrevious(ctx context.Context, r *record) error {
 
 // settleLedger ends an entry that began and was cut off.
 func (d *Deployment) settleLedger(current *Generation) error {
-	text, err := readLedger(d.path("ledger.jsonl"))
-	if err != nil {
-		return err
-	}
-	last, err := lastEntry(text)
-	if err != nil || last.Event != Began {
+	last, err := d.lastEntered()
+	if err != nil || last.Event != Began && last.Event != WasApproved {
 		return err
 	}
 	e := Entry{Event: WasCutOff, Generation: last.Generation, Script: last.Script, Lock: last.Lock}
@@ -163,7 +160,24 @@ func (d *Deployment) failed(o Outcome, err error) *Error {
 // entry is the ledger's about a generation.
 func (d *Deployment) entry(rev Revision, g *Generation, event Event) Entry {
 	return Entry{Event: event, Generation: g.Number, Script: g.Script, Lock: g.Lock,
-		Bindings: g.Bindings(), Environment: g.Environment.Name, Who: rev.Who, Why: rev.Why}
+		Bindings: g.Bindings(), Environment: g.Environment.Name, Who: cmp.Or(rev.Who, d.Who), Why: cmp.Or(rev.Why, d.Why)}
+}
+
+// note enters what is done to a generation without deploying it.
+func (d *Deployment) note(rev Revision, g *Generation, event Event, detail string) {
+	e := d.entry(rev, g, event)
+	e.Detail = detail
+	d.log().Info("deployment "+string(event), "generation", g.Number, "detail", detail)
+	d.complain("write the ledger", d.enter(e))
+}
+
+// noteRefusal enters that the generation is not started, unless that is what was entered last: a
+// supervisor tries again and again.
+func (d *Deployment) noteRefusal(rev Revision, g *Generation, cause error) {
+	last, err := d.lastEntered()
+	if err != nil || last.Event != WasRefused || last.Generation != g.Number || last.Who != d.entry(rev, g, WasRefused).Who || last.Detail != cause.Error() {
+		d.note(rev, g, WasRefused, cause.Error())
+	}
 }
 
 // begin enters that next is going to be tried, and what distinguishes it from what ran

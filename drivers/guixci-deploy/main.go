@@ -183,10 +183,32 @@ func (d *driver) place(dep *container.Deployment, name string) error {
 	}
 	dep.Dir = filepath.Join(state, "deployments", dep.Name)
 	dep.Runners = runners()
+	dep.Who, dep.Why = d.author(), d.why
+	dep.Logger = slog.New(complainer{d.stderr})
 	if d.verbose {
 		dep.Logger = slog.New(slog.NewTextHandler(d.stderr, nil))
 	}
 	return nil
+}
+
+// A complainer tells people what could not be done, and nothing else, such as that the ledger was not written.
+type complainer struct{ stderr io.Writer }
+
+func (c complainer) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelError
+}
+func (c complainer) WithAttrs([]slog.Attr) slog.Handler { return c }
+func (c complainer) WithGroup(string) slog.Handler      { return c }
+func (c complainer) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "error" {
+			text += ": " + a.Value.String()
+		}
+		return true
+	})
+	_, err := fmt.Fprintf(c.stderr, "%s: %s\n", program, text)
+	return err
 }
 
 // runners are what the field "runner" of a deployment file may name.
