@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,5 +86,39 @@ func TestRealStopOnFullDisk(t *testing.T) {
 		if _, err := d.Start(t.Context()); err != nil {
 			t.Errorf("when there is space again: %v", err)
 		}
+	}
+}
+
+// What does not start again is said, with the reason; shepherd itself is not restarted; and the ledger says
+// who restarted what.
+func TestRealRestart(t *testing.T) {
+	t.Parallel()
+	scripts := samples(t)
+	d, url := realDeployment(t)
+	mustApply(t, d, scripts["one"])
+	d.Who = "carol"
+	for _, root := range []string{"root", "shepherd"} {
+		err := d.RestartService(t.Context(), root)
+		var refused declined
+		if !errors.As(err, &refused) {
+			t.Errorf("restarted %s: %v", root, err)
+		}
+	}
+	if err := d.RestartService(t.Context(), "counter"); err != nil {
+		t.Error(err)
+	}
+	// Its one-shot service, which makes a directory, runs again and finds it there.
+	err := d.RestartService(t.Context(), "web")
+	var guilty *ServiceError
+	if !errors.As(err, &guilty) || guilty.Service.Name() != "web" || guilty.Service.Status != "stopped" || !strings.Contains(err.Error(), "File exists") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := (HTTP{URL: url}).Check(t.Context(), nil, nil); err == nil {
+		t.Error("the service web runs")
+	}
+	history, err := d.History()
+	if n := len(history); err != nil || n != 4 || history[2].Event != WasRestarted || history[2].Detail != "counter" || history[2].Who != "carol" ||
+		history[3].Event != WasRestarted || !strings.HasPrefix(history[3].Detail, "service web does not start") {
+		t.Errorf("%+v, %v", history, err)
 	}
 }

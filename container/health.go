@@ -23,6 +23,9 @@ func (e *ServiceError) Error() string {
 	return text + "; its last messages:\n  " + strings.Join(e.Messages, "\n  ")
 }
 
+// ExitCode returns the status a program should end with: something is red.
+func (e *ServiceError) ExitCode() int { return 1 }
+
 // trouble is how often things had gone wrong with a service.
 type trouble struct{ failures, respawns int }
 

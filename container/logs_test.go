@@ -2,6 +2,7 @@ package container
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -22,5 +23,19 @@ func TestAdded(t *testing.T) {
 		if got := added(c.before, c.now); !slices.Equal(got, c.want) {
 			t.Errorf("%v, then %v: added %v", c.before, c.now, got)
 		}
+	}
+}
+
+// A service is not restarted while somebody changes the deployment.
+func TestRestartTakesTurns(t *testing.T) {
+	d := testDeployment(t)
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	lease, err := d.acquire("alice", "release 7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	if err := d.RestartService(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "alice: release 7") {
+		t.Errorf("error %v", err)
 	}
 }
