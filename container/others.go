@@ -14,7 +14,7 @@ import (
 // another name, or with mounts that were built into it. One that is only about to be made is known by the arguments
 // of its launcher.
 
-// An other is a container, ours or not, as it is seen from outside.
+// An other is a container of a Guix System, ours or not, as it is seen from outside.
 type other struct {
 	process, launcher int
 	pidFile           string    // that its launcher was given; empty for none
@@ -31,7 +31,11 @@ func others(own []mounted) []other {
 		if err != nil || !isFirst(pid) {
 			continue
 		}
-		all = append(all, other{pid, parent, pidFileAbove(pid), writableIn(mountsOf(strconv.Itoa(pid)), root)})
+		mounts := mountsOf(strconv.Itoa(pid))
+		// Before anything boots, its launcher has mounted the store; a sandbox for something else has hardly all of it.
+		if slices.ContainsFunc(mounts, func(m mounted) bool { return m.at == "/gnu/store" }) {
+			all = append(all, other{pid, parent, pidFileAbove(pid), writableIn(mounts, root)})
+		}
 	}
 	return all
 }
