@@ -245,6 +245,9 @@ func (d *Deployment) permit(rev Revision, g *Generation) error {
 // unless forced.
 type RejectedError struct{ Generation *Generation }
 
+// ExitCode returns the status a program should end with.
+func (e *RejectedError) ExitCode() int { return Refused.ExitCode() }
+
 func (e *RejectedError) Error() string {
 	why, _, _ := strings.Cut(e.Generation.Rejected, "\n")
 	return fmt.Sprintf("%s was rejected as generation %d, and is tried again only when asked for, with --retry: %s",

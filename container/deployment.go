@@ -66,9 +66,10 @@ type Deployment struct {
 	// Logger is told of each step; nil discards.
 	Logger *slog.Logger
 
-	live         string // the state directory of what this one runs beside; empty for none
-	socket       string // of Shepherd, inside the container; empty means shepherdSockets
-	unprivileged bool   // a test's launcher needs no root
+	places       map[string]string // where the file has what, such as "mount state"; nil for none
+	live         string            // the state directory of what this one runs beside; empty for none
+	socket       string            // of Shepherd, inside the container; empty means shepherdSockets
+	unprivileged bool              // a test's launcher needs no root
 }
 
 // A Mount is a directory of the host that the container sees.

@@ -43,13 +43,25 @@ func (o Outcome) String() string {
 // ExitCode returns the status a program should end with.
 func (o Outcome) ExitCode() int { return int(o) }
 
-// A declined is why nothing was tried.
+// A declined is why nothing was tried, as long as nobody changes what it speaks of.
 type declined string
 
 func (e declined) Error() string { return string(e) }
 
 // ExitCode returns the status a program should end with.
 func (e declined) ExitCode() int { return Refused.ExitCode() }
+
+// declinedBy gives an error the status of what was declined: trying the same again does not help.
+func declinedBy(err error) error { return &declinedError{err} }
+
+type declinedError struct{ err error }
+
+func (e *declinedError) Error() string { return e.err.Error() }
+func (e *declinedError) Unwrap() error { return e.err }
+func (e *declinedError) ExitCode() int { return Refused.ExitCode() }
+
+// red is the exit status of programs for what was asked about and is not as it should be.
+const red = 1
 
 // notBegun returns the outcome of a change that did not begin: refused if that was decided.
 func notBegun(err error) Outcome {

@@ -40,6 +40,18 @@ type File struct {
 	System FileSystem
 	// Environments are by name. They hold all that is common to them, too.
 	Environments map[string]*Deployment
+
+	name string
+	at   map[string]sexp.Pos // of fields that all environments have in common, and of the whole
+}
+
+// ErrorAt returns a *[FileError] about a field such as "lock", where it stands.
+func (f *File) ErrorAt(field string, err error) error {
+	pos, ok := f.at[field]
+	if !ok {
+		pos = f.at[""]
+	}
+	return &FileError{f.name, pos, err.Error()}
 }
 
 // A FileSystem says which file of which channel declares the system.
@@ -55,8 +67,11 @@ func (f *File) Environment(name string) (*Deployment, error) {
 		c := *d
 		return &c, nil
 	}
-	return nil, fmt.Errorf("no environment %q; there are %s", name,
-		strings.Join(slices.Sorted(maps.Keys(f.Environments)), ", "))
+	there := strings.Join(slices.Sorted(maps.Keys(f.Environments)), ", ")
+	if name == "" {
+		return nil, fmt.Errorf("no environment named; there are %s", there)
+	}
+	return nil, fmt.Errorf("no environment %q; there are %s", name, there)
 }
 
 // ReadFile reads a deployment file. The name is for messages.
@@ -87,12 +102,17 @@ func ReadFile(name string, r io.Reader) (*File, error) {
 }
 
 func readDeployment(top form) (*File, error) {
-	file := &File{Environments: make(map[string]*Deployment)}
-	var common Deployment
+	file := &File{Environments: make(map[string]*Deployment), name: top.file, at: map[string]sexp.Pos{"": top.pos}}
+	common := Deployment{places: make(map[string]string)}
 	var places []form
 	t := fieldsOf(&common)
-	t["lock"], t["script"] = toText(&file.Lock), toText(&file.Script)
+	t["script"] = toText(&file.Script)
+	t["lock"] = func(f form) error {
+		file.at["lock"] = f.pos
+		return toText(&file.Lock)(f)
+	}
 	t["system"] = func(f form) error {
+		file.at["system"] = f.pos
 		return f.fields(0, table{"channel": toText(&file.System.Channel), "file": toText(&file.System.File),
 			"network?": toBool(&file.System.Network)})
 	}
@@ -128,6 +148,7 @@ func (file *File) readEnvironment(f form, d Deployment) error {
 	d.Shares, d.Exposes, d.Probes = slices.Clone(d.Shares), slices.Clone(d.Exposes), slices.Clone(d.Probes)
 	d.Switch = d.Switch.clone()
 	d.MayFetch = slices.Clone(d.MayFetch)
+	d.places = maps.Clone(d.places)
 	e := &d.Environment
 	e.Settings, e.Secrets = maps.Clone(e.Settings), slices.Clone(e.Secrets)
 	e.Required, e.Ports = slices.Clone(e.Required), slices.Clone(e.Ports)
@@ -146,11 +167,11 @@ func fieldsOf(d *Deployment) table {
 		"required":        toTexts(&e.Required),
 		"secret…":         e.readSecret,
 		"target":          toText(&e.Target),
-		"ports":           e.readPorts,
-		"network":         e.Network.readNetwork,
+		"ports":           d.placed(e.readPorts),
+		"network":         d.placed(e.Network.readNetwork),
 		"memory":          toSize(&e.Limits.Memory),
 		"tasks":           toInt(&e.Limits.Tasks),
-		"runner":          e.readRunner,
+		"runner":          d.placed(e.readRunner),
 		"probes":          d.readProbes,
 		"schedule":        d.Schedule.read,
 		"start-timeout":   toDuration(&d.StartTimeout),
@@ -166,6 +187,14 @@ func fieldsOf(d *Deployment) table {
 	return t
 }
 
+// placed remembers where a field stands, for what may be said of it later.
+func (d *Deployment) placed(read func(form) error) func(form) error {
+	return func(f form) error {
+		d.places[f.key] = f.place()
+		return read(f)
+	}
+}
+
 func (s *Schedule) read(f form) error {
 	return f.fields(0, table{"start-period": toDuration(&s.StartPeriod), "interval": toDuration(&s.Interval),
 		"timeout": toDuration(&s.Timeout), "window": toDuration(&s.Window), "threshold": toInt(&s.Threshold)})
@@ -179,6 +208,10 @@ func (d *Deployment) readMount(f form) error {
 	if m.Name, err = f.text(0); err != nil {
 		return err
 	}
+	if place, ok := d.places["mount "+m.Name]; ok {
+		return f.errorAt(0, "%q is there already, at %s", m.Name, place)
+	}
+	d.places["mount "+m.Name] = f.place()
 	err = f.fields(1, table{"source": toText(&m.Source), "target": toText(&m.Target),
 		"owner": toText(&m.Owner), "writable?": toBool(&writable), "concurrent?": toBool(&m.Concurrent)})
 	switch {

@@ -14,7 +14,10 @@ func (d *Deployment) readProbes(f form) error {
 	for kind, read := range probeReaders {
 		t[kind+"…"] = func(f form) error {
 			p, err := read(f)
-			d.Probes = append(d.Probes, p)
+			if err == nil {
+				d.Probes = append(d.Probes, p)
+				d.places["probe "+p.String()] = f.place()
+			}
 			return err
 		}
 	}

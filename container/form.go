@@ -45,6 +45,9 @@ func (f form) errorf(format string, args ...any) error {
 	return &FileError{f.file, f.pos, f.key + ": " + fmt.Sprintf(format, args...)}
 }
 
+// place returns where the form stands.
+func (f form) place() string { return fmt.Sprintf("%s:%v", f.file, f.pos) }
+
 // errorAt is about argument i.
 func (f form) errorAt(i int, format string, args ...any) error {
 	return &FileError{f.file, f.at[i], f.key + ": " + fmt.Sprintf(format, args...)}

@@ -75,7 +75,7 @@ func (d *Deployment) enter(e Entry) error {
 	}
 	last, err := lastEntry(text)
 	if err != nil {
-		return err
+		return fmt.Errorf("the last line of the ledger %w", err)
 	}
 	var cut *CutError
 	if err := d.checkEnd(text); errors.As(err, &cut) {
@@ -132,9 +132,23 @@ type CutError struct {
 	Last  int    // that is there
 }
 
+// ExitCode returns the status a program should end with.
+func (e *CutError) ExitCode() int { return red }
+
 func (e *CutError) Error() string {
 	return fmt.Sprintf("the ledger ends with entry %d, and entry %d with hash %s was written", e.Last, e.Entry, e.Hash)
 }
+
+// A LedgerError is a ledger of which a line was changed.
+type LedgerError struct {
+	Line   int
+	Reason string
+}
+
+func (e *LedgerError) Error() string { return fmt.Sprintf("read ledger: line %d %s", e.Line, e.Reason) }
+
+// ExitCode returns the status a program should end with.
+func (e *LedgerError) ExitCode() int { return red }
 
 // checkEnd returns a *[CutError] if the ledger once went on after text. Whoever can cut it
 // can write another end, too: against that only a hash kept elsewhere helps.
@@ -180,14 +194,14 @@ func parseEntry(line []byte) (e Entry, err error) {
 		return e, nil
 	}
 	if err := json.Unmarshal(line, &e); err != nil {
-		return e, fmt.Errorf("read ledger: %v", err)
+		return e, fmt.Errorf("is no entry: %v", err)
 	}
 	e.Hash = hashOf(line)
 	return e, nil
 }
 
 // History returns the ledger, oldest first, as far as its chain is whole.
-// The error says where it was changed, or that it was cut, which is a *[CutError].
+// The error says where it was changed, a *[LedgerError], or that it was cut, a *[CutError].
 func (d *Deployment) History() ([]Entry, error) {
 	text, err := readLedger(d.path("ledger.jsonl"))
 	if err != nil {
@@ -198,11 +212,10 @@ func (d *Deployment) History() ([]Entry, error) {
 	for line := range bytes.Lines(text) {
 		e, err := parseEntry(bytes.TrimSuffix(line, []byte("\n")))
 		if err != nil {
-			return entries, fmt.Errorf("line %d: %w", len(entries)+1, err)
+			return entries, &LedgerError{len(entries) + 1, err.Error()}
 		}
 		if e.Number != before.Number+1 || e.Previous != before.Hash {
-			return entries, fmt.Errorf("read ledger: line %d does not follow the one before it: one of the two was changed",
-				len(entries)+1)
+			return entries, &LedgerError{len(entries) + 1, "does not follow the one before it: one of the two was changed"}
 		}
 		entries = append(entries, e)
 		before = e

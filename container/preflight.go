@@ -21,6 +21,9 @@ func (e *RefusalError) Error() string { return e.Err.Error() }
 // Unwrap returns the reason.
 func (e *RefusalError) Unwrap() error { return e.Err }
 
+// ExitCode returns the status a program should end with.
+func (e *RefusalError) ExitCode() int { return Refused.ExitCode() }
+
 // preflight returns why the generation must not be tried in the place of what there is,
 // each reason being a *[RefusalError].
 func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing) error {
@@ -32,17 +35,17 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	}
 	refuse("script", checkScript(g.Script))
 	refuse("environment", g.Environment.check())
-	refuse("runner", d.checkRunner(ctx, g))
+	refuse("runner", d.placing("runner", d.checkRunner(ctx, g)))
 	for _, m := range g.Shares {
-		refuse("mount", checkMount(m, true))
+		refuse("mount", d.placing("mount "+m.Name, checkMount(m, true)))
 	}
 	for _, m := range g.Exposes {
-		refuse("mount", checkMount(m, false))
+		refuse("mount", d.placing("mount "+m.Name, checkMount(m, false)))
 	}
 	refuse("mount", d.checkEnvironmentMount(g))
 	refuse("mount", checkTargets(g))
-	refuse("port", checkPorts(g, was))
-	refuse("network", checkNetwork(g, was))
+	refuse("port", d.placing("ports", checkPorts(g, was)))
+	refuse("network", d.placing("network", checkNetwork(g, was)))
 	refuse("state", d.checkState(g))
 	refuse("state", checkConcurrent(g, was))
 	all = append(all, d.checkWay(g)...)
@@ -71,13 +74,23 @@ func (r *refusals) add(check string, err error) {
 // checkWay returns why the generation cannot be probed, or switched to, in the way it is to be.
 func (d *Deployment) checkWay(g *Generation) refusals {
 	var all refusals
-	all.add("probe", checkProbes(g))
+	for _, p := range g.Probes {
+		all.add("probe", d.placing("probe "+p.String(), g.checkReferences(p)))
+	}
 	all.add("hook", checkBeside(g))
 	all.add("hook", checkSwitch(g))
 	if g.Number == 0 { // starting one again takes no snapshot
 		all.add("snapshot", d.checkSnapshot(g))
 	}
 	return all
+}
+
+// placing adds where the deployment file has what an error is about, if it is known.
+func (d *Deployment) placing(what string, err error) error {
+	if place, ok := d.places[what]; ok && err != nil {
+		return fmt.Errorf("%s: %w", place, err)
+	}
+	return err
 }
 
 // checkRunner asks what is to run the container for anything at all.
@@ -196,9 +209,9 @@ func kindOfFile(info os.FileInfo) string {
 	return "file"
 }
 
-// checkTargets looks for mounts in the same place.
+// checkTargets looks for mounts in the same place, or of the same name.
 func checkTargets(g *Generation) error {
-	targets := make(map[string]string)
+	targets, named := make(map[string]string), make(map[string]string)
 	if e := g.Environment; !e.isEmpty() {
 		targets[filepath.Clean(e.mount("").Target)] = "the environment's files"
 	}
@@ -209,6 +222,10 @@ func checkTargets(g *Generation) error {
 			errs = append(errs, fmt.Errorf("mounts of %q and %q are both at %q: one would hide the other", other, m.Source, target))
 		}
 		targets[target] = m.Source
+		if other, ok := named[m.Name]; ok && m.Name != "" {
+			errs = append(errs, fmt.Errorf("mounts of %q and %q are both called %q: hooks, snapshots and differences would take one for the other", other, m.Source, m.Name))
+		}
+		named[m.Name] = m.Source
 	}
 	return errors.Join(errs...)
 }

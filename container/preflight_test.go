@@ -73,6 +73,14 @@ func TestPreflightMounts(t *testing.T) {
 		d.Exposes = []Mount{{Source: t.TempDir(), Target: "/x"}}
 		wantRefusal(t, d, script(t, d, "works", "status-works.sexp"), "mount", "hide the other")
 	})
+	t.Run("two of one name", func(t *testing.T) {
+		d := testDeployment(t)
+		d.Shares = []Mount{{Source: dir, Target: "/x"}, {Source: t.TempDir(), Target: "/y"}}
+		mustApply(t, d, script(t, d, "works", "status-works.sexp")) // they need none
+		d.Shares[0].Name = "data"
+		d.Exposes = []Mount{{Name: "data", Source: t.TempDir(), Target: "/z"}}
+		wantRefusal(t, d, script(t, d, "works", "status-works.sexp"), "mount", `both called "data"`)
+	})
 }
 
 func TestPreflightScript(t *testing.T) {

@@ -10,6 +10,9 @@ import (
 // A DowngradeError is a promotion that would take channels back.
 type DowngradeError struct{ Channels []string }
 
+// ExitCode returns the status a program should end with.
+func (e *DowngradeError) ExitCode() int { return Refused.ExitCode() }
+
 func (e *DowngradeError) Error() string {
 	return fmt.Sprintf("it would downgrade %s, or leave its history: that takes --allow-downgrades", strings.Join(e.Channels, ", "))
 }

@@ -51,23 +51,21 @@ func (e Environment) refersTo(ref string) (string, bool) {
 	return value, ok
 }
 
-// checkProbes returns why probes could never pass, whatever runs.
-func checkProbes(g *Generation) error {
+// checkReferences returns why a probe could never pass, whatever runs.
+func (g *Generation) checkReferences(p Probe) error {
 	var errs []error
-	for _, p := range g.Probes {
-		Probes{p}.mapped(func(text string) string {
-			for _, ref := range reference.FindAllString(text, -1) {
-				if _, ok := g.Environment.refersTo(ref); !ok {
-					errs = append(errs, fmt.Errorf("probe %v: there is no setting for %s: there are %s", p, ref,
-						strings.Join(slices.Sorted(maps.Keys(g.Environment.Settings)), ", ")))
-				}
+	Probes{p}.mapped(func(text string) string {
+		for _, ref := range reference.FindAllString(text, -1) {
+			if _, ok := g.Environment.refersTo(ref); !ok {
+				errs = append(errs, fmt.Errorf("probe %v: there is no setting for %s: there are %s", p, ref,
+					strings.Join(slices.Sorted(maps.Keys(g.Environment.Settings)), ", ")))
 			}
-			return text
-		})
-		if h, ok := p.(HTTP); ok && h.VersionOf != "" {
-			if _, err := h.commit(g); err != nil {
-				errs = append(errs, fmt.Errorf("probe %v: %w", p, err))
-			}
+		}
+		return text
+	})
+	if h, ok := p.(HTTP); ok && h.VersionOf != "" {
+		if _, err := h.commit(g); err != nil {
+			errs = append(errs, fmt.Errorf("probe %v: %w", p, err))
 		}
 	}
 	return errors.Join(errs...)

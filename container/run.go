@@ -3,7 +3,6 @@ package container
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -146,7 +145,7 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 }
 
 // errStopped is returned where a running container is needed.
-var errStopped = errors.New("no container is running")
+var errStopped error = declined("no container is running")
 
 // Running returns the instance that runs, on trial or confirmed.
 func (d *Deployment) Running() (*Instance, error) {

@@ -216,4 +216,4 @@ func (d *Deployment) complain(doing string, err error) {
 var errFinished = errors.New("found begun after an interruption, and finished")
 
 // errNothing is returned where there is no generation to speak of.
-var errNothing = errors.New("no generation was ever confirmed")
+var errNothing error = declined("no generation was ever confirmed")

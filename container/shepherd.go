@@ -52,6 +52,14 @@ type CommandError struct {
 	Condition sexp.Value
 }
 
+// ExitCode returns the status a program should end with: there is nothing of that name, or it went wrong.
+func (e *CommandError) ExitCode() int {
+	if e.Kind == "service-not-found" || e.Kind == "action-not-found" {
+		return Refused.ExitCode()
+	}
+	return red
+}
+
 func (e *CommandError) Error() string {
 	switch e.Kind {
 	case "service-not-found":

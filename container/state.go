@@ -124,7 +124,11 @@ func (d *Deployment) generationPath(number int, elem ...string) string {
 // The error wraps [fs.ErrNotExist] when there is none.
 func (d *Deployment) Generation(number int) (*Generation, error) {
 	g := new(Generation)
-	if err := readJSON(d.generationPath(number, "generation.json"), g); err != nil {
+	err := readJSON(d.generationPath(number, "generation.json"), g)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = declinedBy(fmt.Errorf("there is none: %w", fs.ErrNotExist))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("generation %d of %s: %w", number, d.Name, err)
 	}
 	return g, nil

@@ -122,6 +122,9 @@ func (e *ImportError) Error() string { return e.Reason.Error() }
 // Unwrap returns the reason.
 func (e *ImportError) Unwrap() error { return e.Reason }
 
+// ExitCode returns the status a program should end with.
+func (e *ImportError) ExitCode() int { return Refused.ExitCode() }
+
 // Import makes the deployment, of which there must be nothing yet, what was exported from
 // another. Nothing runs afterwards: see [Deployment.Start]. One that was altered, or signed
 // by somebody who is not trusted, is an *[ImportError], and nothing of it is used. An import that was
@@ -140,7 +143,7 @@ func (d *Deployment) take(ctx context.Context, r io.Reader, carrier Carrier, who
 	}
 	defer lease.Release()
 	if _, err := os.Stat(d.path("ledger.jsonl")); !errors.Is(err, fs.ErrNotExist) {
-		return cmp.Or(err, fmt.Errorf("%s is a deployment already", d.Dir))
+		return cmp.Or(err, declinedBy(fmt.Errorf("%s is a deployment already", d.Dir)))
 	}
 	from := bufio.NewReader(r)
 	p, err := readParcel(from, carrier)

@@ -27,7 +27,7 @@ type System struct {
 
 // Container builds the container of a system at exactly the commits of lock, and
 // returns the store item of its run-container script: the one artefact that every
-// environment runs. The error is an *[inferior.SystemError] when Guix cannot build it.
+// environment runs. The error is an *[inferior.SystemError] when Guix cannot build it, a *[NotInLockError] when there is none.
 func (p *Pipeline) Container(ctx context.Context, lock *channel.Lock, sys System) (script string, err error) {
 	file, err := p.systemFile(ctx, lock, sys)
 	if err != nil {
@@ -49,17 +49,27 @@ func (p *Pipeline) Container(ctx context.Context, lock *channel.Lock, sys System
 	})
 }
 
+// A NotInLockError is a system that is not in the lock.
+type NotInLockError struct {
+	System System
+	Reason string
+}
+
+func (e *NotInLockError) Error() string {
+	return fmt.Sprintf("find system %s: %s", e.System.File, e.Reason)
+}
+
 // systemFile returns the file as it is at the lock's commit, among its siblings.
 func (p *Pipeline) systemFile(ctx context.Context, lock *channel.Lock, sys System) (string, error) {
 	i := slices.IndexFunc(lock.Channels, func(c channel.LockedChannel) bool { return c.Name == sys.Channel })
 	if i < 0 {
-		return "", fmt.Errorf("find system %s: no channel %q in the lock", sys.File, sys.Channel)
+		return "", &NotInLockError{sys, fmt.Sprintf("no channel %q in the lock", sys.Channel)}
 	}
 	c := lock.Channels[i]
 	if found, err := p.hasFile(ctx, c, []string{sys.File}); err != nil {
 		return "", err
 	} else if !found {
-		return "", fmt.Errorf("find system: channel %s has no file %q at commit %s", c.Name, sys.File, c.Commit)
+		return "", &NotInLockError{sys, fmt.Sprintf("channel %s has no such file at commit %s", c.Name, c.Commit)}
 	}
 	dir, err := p.checkout(ctx, c)
 	return filepath.Join(dir, filepath.FromSlash(path.Clean("/"+sys.File))), err

@@ -57,9 +57,12 @@ func connect(dep *container.Deployment) *store.Pool {
 }
 
 func (d *driver) buildSystem(ctx context.Context, c *change, file *container.File) error {
-	lock, err := readLock(filepath.Join(filepath.Dir(d.file), file.Lock), file.Lock)
+	if file.Lock == "" {
+		return usage(file.ErrorAt("system", errors.New("there is a system and no lock: say which commits it is built from, (lock FILE)")))
+	}
+	lock, err := readLock(filepath.Join(filepath.Dir(d.file), file.Lock))
 	if err != nil {
-		return err
+		return usage(file.ErrorAt("lock", err))
 	}
 	state, err := d.stateDir()
 	if err != nil {
@@ -79,27 +82,34 @@ func (d *driver) buildSystem(ctx context.Context, c *change, file *container.Fil
 	c.Script, err = p.Container(ctx, lock, guixci.System(file.System))
 	progress.Done()
 	if err != nil {
-		return errors.Join(err, p.Close())
+		return errors.Join(unbuilt(file, err), p.Close())
 	}
 	p.Deployment(c.Deployment)
 	c.Lock, c.Channels = lock.Digest(), guixci.ChannelsOf(lock)
 	return nil
 }
 
-func readLock(name, said string) (*channel.Lock, error) {
-	if said == "" {
-		return nil, usage(errors.New("the deployment has a system and no lock"))
+// unbuilt tells why there is no system to deploy: a mistake in the file, a system that does not build, or
+// something that may be better later.
+func unbuilt(file *container.File, err error) error {
+	var missing *guixci.NotInLockError
+	if errors.As(err, &missing) {
+		return usage(file.ErrorAt("system", err))
 	}
+	var failure interface{ Machinery() bool }
+	if errors.As(err, &failure) && !failure.Machinery() {
+		return red{err}
+	}
+	return err
+}
+
+func readLock(name string) (*channel.Lock, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, usage(fmt.Errorf("read lock: %w", err))
+		return nil, err
 	}
 	defer f.Close()
-	lock, err := channel.ReadLock(name, f)
-	if err != nil {
-		return nil, usage(err)
-	}
-	return lock, nil
+	return channel.ReadLock(name, f)
 }
 
 func (d *driver) addBuildFlags(c *cobra.Command) *cobra.Command {
@@ -138,6 +148,9 @@ func (d *driver) applyCommand() *cobra.Command {
 	c := d.addBuildFlags(&cobra.Command{
 		Use: "apply NAME", Short: "Make what the file declares the running generation", Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) (err error) {
+			if generation != 0 && (d.script != "" || d.guix != "") {
+				return &cli.MisuseError{Err: errors.New("--generation is of what was built before: leave out --script and --guix")}
+			}
 			if generation != 0 {
 				return d.goTo(c.Context(), args[0], generation, false)
 			}
@@ -242,7 +255,7 @@ func (d *driver) generation(name, text string) (*container.Generation, error) {
 	}
 	g, err := dep.Current()
 	if err == nil && g == nil {
-		err = fmt.Errorf("%s has no current generation", dep.Name)
+		err = usage(fmt.Errorf("%s has no current generation", dep.Name))
 	}
 	return g, err
 }

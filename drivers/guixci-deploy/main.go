@@ -64,6 +64,15 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("status %d", int(s)) }
 
+// A red is an answer that is not as it should be.
+type red struct{ error }
+
+// Unwrap returns what is said of it.
+func (r red) Unwrap() error { return r.error }
+
+// ExitCode returns the status.
+func (red) ExitCode() int { return cli.Red }
+
 // ExitCode returns the status.
 func (s exitStatus) ExitCode() int { return int(s) }
 
@@ -76,9 +85,10 @@ func (d *driver) command() *cobra.Command {
 NAME is the deployment's; with --environment, each environment is one of its own.
 "go doc github.com/genenetwork/guixci/container File" describes the file.
 
-Exit status: 0 as wanted, 2 wrong usage or a mistake in the file, 3 the machinery failed:
-try again, 10 refused and nothing changed, 11 failed and what ran was kept, 12 rolled
-back, 13 rolling back failed too. "exec" has the status of the command.`,
+Exit status: 0 as wanted, 1 what was looked at is not as it should be, or the system does
+not build, 2 wrong usage or a mistake in the file, 3 the machinery failed: try again, 10
+refused and nothing changed, 11 failed and what ran was kept, 12 rolled back, 13 rolling
+back failed too. "exec" has the status of the command.`,
 		Version:       "-",
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -160,7 +170,10 @@ func (d *driver) deployment(name string) (*container.Deployment, *container.File
 		if file, err = d.read(); err != nil {
 			return nil, nil, err
 		}
-		if dep, err = file.Environment(d.environment); err != nil {
+		if dep, err = file.Environment(d.environment); err != nil && d.environment == "" {
+			err = fmt.Errorf("no --environment given: %w", err)
+		}
+		if err != nil {
 			return nil, nil, usage(err)
 		}
 	}

@@ -79,7 +79,7 @@ func (d *driver) exportCommand() *cobra.Command {
 func writeTo(name string, write func(io.Writer) error) error {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	err = errors.Join(write(f), f.Sync(), f.Close())
 	if err != nil {
