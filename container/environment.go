@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -150,8 +151,33 @@ func (s Secret) judge(f *os.File) error {
 		return fmt.Errorf("%s is in the store, where everybody can read it", s.File)
 	case st.Mode&0o077 != 0:
 		return fmt.Errorf("%s has mode %#o: others than its owner may use it; chmod 600 it", s.File, st.Mode&0o7777)
-	case int(st.Uid) != os.Geteuid() && st.Uid != 0:
+	case !trusted(st.Uid):
 		return fmt.Errorf("%s belongs to user %d, who could change it at any time", s.File, st.Uid)
+	}
+	if err := judgeDirs(filepath.Clean(s.File)); err != nil || real == filepath.Clean(s.File) {
+		return err
+	}
+	return judgeDirs(real)
+}
+
+// trusted reports whether a user is us or root.
+func trusted(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
+
+// judgeDirs looks for directories above a file in which somebody else could put another one in its place.
+func judgeDirs(name string) error {
+	for name != "/" {
+		name = filepath.Dir(name)
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil {
+			return &fs.PathError{Op: "stat", Path: name, Err: err}
+		}
+		switch {
+		case !trusted(st.Uid):
+			return fmt.Errorf("directory %s belongs to user %d, who could put another file in its place", name, st.Uid)
+		case st.Mode&unix.S_ISVTX != 0: // only owners can remove files
+		case st.Mode&0o002 != 0, st.Mode&0o020 != 0 && st.Gid != 0:
+			return fmt.Errorf("directory %s has mode %#o: others could put another file in its place; chmod go-w it", name, st.Mode&0o7777)
+		}
 	}
 	return nil
 }

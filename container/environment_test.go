@@ -2,6 +2,7 @@ package container
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,8 +17,9 @@ import (
 
 func writeSecret(t *testing.T, text string, mode os.FileMode) string {
 	t.Helper()
-	name := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(name, []byte(text), mode); err != nil {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "secret")
+	if err := errors.Join(os.Chmod(dir, 0o700), os.WriteFile(name, []byte(text), mode)); err != nil {
 		t.Fatal(err)
 	}
 	return name
@@ -51,6 +53,11 @@ func TestSettingsAreReadBack(t *testing.T) {
 func TestEnvironmentRefused(t *testing.T) {
 	good := writeSecret(t, "x", 0o600)
 	open := writeSecret(t, "x", 0o640)
+	exposed, shared := writeSecret(t, "x", 0o600), writeSecret(t, "x", 0o600)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.Chmod(filepath.Dir(exposed), 0o777), os.Chmod(filepath.Dir(shared), 0o777|os.ModeSticky), os.Symlink(exposed, link)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, says string
 		e          Environment
@@ -60,6 +67,8 @@ func TestEnvironmentRefused(t *testing.T) {
 		{"format", "unknown format", Environment{Format: "yaml"}},
 		{"required", `"A" is not set`, Environment{Required: []string{"A"}}},
 		{"mode", "mode 0640", Environment{Secrets: []Secret{{Name: "s", File: open}}}},
+		{"in a directory of everybody's", "mode 0777", Environment{Secrets: []Secret{{Name: "s", File: exposed}}}},
+		{"by a link into one", "mode 0777", Environment{Secrets: []Secret{{Name: "s", File: link}}}},
 		{"missing", "no such file", Environment{Secrets: []Secret{{Name: "s", File: open + "x"}}}},
 		{"directory", "not a regular file", Environment{Secrets: []Secret{{Name: "s", File: filepath.Dir(open)}}}},
 		{"relative", "absolute", Environment{Secrets: []Secret{{Name: "s", File: "secret"}}}},
@@ -76,7 +85,7 @@ func TestEnvironmentRefused(t *testing.T) {
 			}
 		})
 	}
-	if err := (Environment{Required: []string{"s"}, Secrets: []Secret{{Name: "s", File: good}}}).check(); err != nil {
+	if err := (Environment{Required: []string{"s", "t"}, Secrets: []Secret{{Name: "s", File: good}, {Name: "t", File: shared}}}).check(); err != nil {
 		t.Error(err)
 	}
 }

@@ -17,21 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkNamespaces makes namespaces as run-container is going to, of a process that
+// checkNamespaces makes namespaces as a run-container is going to, of a process that
 // ends at once. There are many ways of forbidding them, and this asks the one who decides.
-func checkNamespaces() error {
+func checkNamespaces(script string) error {
 	program, err := exec.LookPath("true")
 	if err != nil {
 		return nil // it would be asked for nothing else
 	}
+	flags := uintptr(unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
+	if !hasHostNetwork(script) {
+		flags |= unix.CLONE_NEWNET
+	}
 	cmd := exec.Command(program)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		Cloneflags:  flags,
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
 	}
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("the kernel forbids user namespaces here: %v; see user.max_user_namespaces, kernel.unprivileged_userns_clone, AppArmor", err)
+		return fmt.Errorf("the kernel forbids the namespaces of a container here: %v; see user.max_user_namespaces and the others beside it, kernel.unprivileged_userns_clone, AppArmor", err)
 	}
 	return nil
 }

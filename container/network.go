@@ -67,6 +67,12 @@ func toAddress(to *netip.Addr) func(form) error {
 // sharesNetwork is how a run-container says that its container has the network of the host.
 var sharesNetwork = regexp.MustCompile(`#:namespaces\s+\(if\s+#t\s+\(delq\s+\(quote\s+net\)`)
 
+// hasHostNetwork reports whether the containers of a script have the network of the host.
+func hasHostNetwork(script string) bool {
+	text, err := os.ReadFile(script)
+	return err == nil && sharesNetwork.Match(text)
+}
+
 // checkNetwork returns why the generation cannot have the network it is to have.
 func checkNetwork(g *Generation, was standing) error {
 	n := g.Environment.Network
@@ -80,7 +86,7 @@ func checkNetwork(g *Generation, was standing) error {
 	case g.Environment.Runner != "":
 		errs = append(errs, fmt.Errorf("network %v: runner %q may start the container by itself, and it would have no network then: have guixci supervise it, (runner supervisor)", n, g.Environment.Runner))
 	}
-	if text, err := os.ReadFile(g.Script); err == nil && sharesNetwork.Match(text) {
+	if hasHostNetwork(g.Script) {
 		errs = append(errs, fmt.Errorf("network %v: the system has that of the host: build it without --network, (network? #f)", n))
 	}
 	if !was.freesAddress(n.Address, g) {

@@ -31,7 +31,7 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse := all.add
 	if !d.unprivileged {
 		refuse("privilege", checkPrivilege())
-		refuse("namespaces", checkNamespaces())
+		refuse("namespaces", checkNamespaces(g.Script))
 	}
 	refuse("script", checkScript(g.Script))
 	refuse("environment", g.Environment.check())

@@ -630,4 +630,19 @@ func TestRealScriptAndSecretRefusals(t *testing.T) {
 	}
 	d.Environment.Secrets = []Secret{{Name: "key", File: name}}
 	wantRefusal(t, d, samples(t)["one"], "environment", "others than its owner may use it")
+
+	// Or has the container be given another one, that nobody but root may read.
+	another := writeSecret(t, "another secret", 0o600)
+	if err := errors.Join(os.Chmod(secrets, 0o777), os.Chmod(name, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.Command("ln", "-sf", another, name)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s, %v", out, err)
+	}
+	if text := readFile(t, name); string(text) != "another secret" {
+		t.Errorf("the secret is %q", text)
+	}
+	wantRefusal(t, d, samples(t)["one"], "environment", "could put another file in its place")
 }

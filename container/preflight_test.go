@@ -238,28 +238,37 @@ func TestPreflightIDsOfMany(t *testing.T) {
 	check(t.Context(), "cannot be found out")
 }
 
-// In a user namespace that allows none below it, as a container may be.
+// In a user namespace that allows none below it, as a container may be, or none of another kind.
 func TestPreflightNamespaces(t *testing.T) {
-	if os.Getenv("STANDIN") == "forbidden" {
-		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+	shares := filepath.Join(t.TempDir(), "run-container")
+	mustWrite(t, shares, "#:namespaces (if #t (delq (quote net) %namespaces)")
+	if kind := os.Getenv("FORBIDDEN"); kind != "" {
+		if err := os.WriteFile("/proc/sys/user/max_"+kind+"_namespaces", []byte("0"), 0); err != nil {
 			t.Skipf("cannot forbid namespaces here: %v", err)
 		}
-		if err := checkNamespaces(); err == nil || !strings.Contains(err.Error(), "forbids user namespaces") {
+		if err := checkNamespaces(""); err == nil || !strings.Contains(err.Error(), "forbids the namespaces") {
 			t.Errorf("error %v", err)
+		}
+		if err := checkNamespaces(shares); (err == nil) != (kind == "net") {
+			t.Errorf("with the network of the host: %v", err)
 		}
 		return
 	}
-	if err := checkNamespaces(); err != nil {
-		t.Fatalf("allowed: %v", err)
+	for _, script := range []string{"", shares} {
+		if err := checkNamespaces(script); err != nil {
+			t.Fatalf("allowed: %v", err)
+		}
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestPreflightNamespaces$", "-test.v")
-	cmd.Env = append(os.Environ(), "STANDIN=forbidden")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}}
-	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS") {
-		t.Errorf("%v\n%s", err, out)
+	for _, kind := range []string{"user", "mnt", "pid", "ipc", "uts", "cgroup", "net"} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestPreflightNamespaces$", "-test.v")
+		cmd.Env = append(os.Environ(), "FORBIDDEN="+kind)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Errorf("%s: %v\n%s", kind, err, out)
+		}
 	}
 }
 
