@@ -82,13 +82,13 @@ func (in *Instance) reason(output string) string {
 	if text := state.limitText(in.Generation.Environment.Limits); text != "" {
 		return text
 	}
+	if !in.Process.isZero() {
+		return "the container ended by itself" // and it may have said anything
+	}
 	for _, s := range signs {
 		if strings.Contains(output, s.sign) {
 			return s.meaning
 		}
-	}
-	if !in.Process.isZero() {
-		return "the container ended by itself"
 	}
 	text := "the launcher ended before the container had a first process"
 	if state.Ended != "" {

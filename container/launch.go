@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
 // start runs a generation's script until its container has a first process, whose
@@ -68,6 +72,9 @@ func (in *Instance) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := exec.LookPath(in.Generation.Script); err != nil {
+		return err // the shell that executes it would only say so in the log
+	}
 	if err := in.makeRunDir(); err != nil {
 		return err
 	}
@@ -89,7 +96,8 @@ func (in *Instance) launch(ctx context.Context) error {
 }
 
 // makeRunDir makes the directory of this run: the launcher's temporary
-// directory, in which it makes the container's root, its pid file, and the files of the environment.
+// directory, in which it makes the container's root, its pid file, the files of the environment,
+// the console, and what Guile loads first.
 func (in *Instance) makeRunDir() error {
 	if err := removeRunDir(in.runDir()); err != nil {
 		return err
@@ -100,7 +108,10 @@ func (in *Instance) makeRunDir() error {
 	if err := in.Generation.Environment.handOver(filepath.Join(in.runDir(), "environment")); err != nil {
 		return fmt.Errorf("hand over environment: %w", err)
 	}
-	return nil
+	if err := os.WriteFile(in.preludeFile(), []byte(prelude()), 0o600); err != nil {
+		return err
+	}
+	return in.makeConsole()
 }
 
 func (in *Instance) runDir() string { return in.d.generationPath(in.Generation.Number, "run") }
@@ -123,7 +134,7 @@ func removeRunDir(dir string) error {
 	for _, e := range leftovers {
 		names = append(names, filepath.Join(dir, "tmp", e.Name()))
 	}
-	for _, name := range append(names, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "unit.json"), dir) {
+	for _, name := range append(names, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "console"), filepath.Join(dir, "prelude.scm"), filepath.Join(dir, "unit.json"), dir) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -133,7 +144,7 @@ func removeRunDir(dir string) error {
 
 // command returns the launcher and its arguments.
 func (in *Instance) command() []string {
-	args := []string{in.Generation.Script, "--pid-file=" + in.pidFile()}
+	args := append(in.launcher(), "--pid-file="+in.pidFile())
 	for _, m := range in.Generation.Shares {
 		args = append(args, "--share="+m.Source+"="+m.target())
 	}
@@ -144,7 +155,46 @@ func (in *Instance) command() []string {
 	for _, m := range exposes {
 		args = append(args, "--expose="+m.Source+"="+m.target())
 	}
+	for _, target := range consoleTargets {
+		args = append(args, "--share="+in.console()+"="+target)
+	}
 	return args
+}
+
+// launcher returns how the script is executed: as its first line says, except that Guile first loads
+// the prelude.
+func (in *Instance) launcher() []string {
+	script := in.Generation.Script
+	text, _ := readStart(script, 256) // if it cannot be read it cannot be executed either
+	line, _, _ := strings.Cut(text, "\n")
+	words := strings.Fields(strings.TrimPrefix(line, "#!"))
+	if !strings.HasPrefix(line, "#!") || len(words) == 0 || filepath.Base(words[0]) != "guile" {
+		return []string{script}
+	}
+	return append(words, "-l", in.preludeFile(), "-s", script)
+}
+
+// prelude has Guile write line by line. To what is no terminal it would write when it has much to say or ends, and
+// what the container says before its shepherd is there, that files are missing for example, would
+// be lost: shepherd is executed in the same process.
+func prelude() string {
+	line := func(port sexp.Symbol) sexp.Value {
+		return sexp.L(sexp.Symbol("setvbuf"), sexp.L(port), sexp.Quote(sexp.Symbol("line")))
+	}
+	return sexp.L(sexp.Symbol("begin"), line("current-output-port"), line("current-error-port")).String() + "\n"
+}
+
+func (in *Instance) preludeFile() string { return filepath.Join(in.runDir(), "prelude.scm") }
+
+// readStart returns at most so many bytes of a file.
+func readStart(name string, most int64) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	return string(text), err
 }
 
 // launcherEnvironment is the launcher's. It does not reach the container,

@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
-// Logs writes what the running container has printed, or, with the name of
-// a service, what that has: its log files, or else what shepherd remembers of it.
-// Without a running container it is the log of the current generation. With follow it goes on with
-// what is printed until ctx ends or the container does, which is no error.
+// Logs writes what the container's shepherd and its services have said, or, with the name of
+// a service, what that has: its log files, or else what the log has of it since the container began, or, if that is
+// nothing, what shepherd remembers. Without a running container it is the log of the current generation.
+//
+// With follow it goes on with what is said until ctx ends or the container does, which is no error. It
+// does not miss what is put aside; should that go, because w is slow, a line says so.
 func (d *Deployment) Logs(ctx context.Context, w io.Writer, service string, follow bool) error {
 	if err := d.logs(ctx, w, service, follow); err != nil && !(follow && ctx.Err() != nil) {
 		return fmt.Errorf("show logs of %s: %w", d.Name, err)
@@ -31,14 +32,15 @@ func (d *Deployment) logs(ctx context.Context, w io.Writer, service string, foll
 	if err != nil {
 		return err
 	}
-	if service == "" {
-		f, err := os.Open(in.logFile())
-		if err != nil {
-			return err
-		}
-		return in.copyLogs(ctx, w, []*os.File{f}, follow)
+	if service != "" {
+		return in.serviceLogs(ctx, w, service, follow)
 	}
-	return in.serviceLogs(ctx, w, service, follow)
+	t, err := in.openTail()
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	return in.repeat(ctx, follow, func() error { return t.copy(w) })
 }
 
 func (d *Deployment) lastLog(w io.Writer) error {
@@ -67,14 +69,8 @@ func (in *Instance) serviceLogs(ctx context.Context, w io.Writer, name string, f
 	if !ok {
 		return &CommandError{Service: name, Action: "status", Kind: "service-not-found"}
 	}
-	if len(service.LogFiles) == 0 && follow {
-		return in.followMessages(ctx, w, service)
-	}
 	if len(service.LogFiles) == 0 {
-		for _, line := range lastWords(services, service) {
-			fmt.Fprintln(w, line)
-		}
-		return nil
+		return in.copyVoice(ctx, w, services, service, follow)
 	}
 	var files []*os.File
 	for _, file := range service.LogFiles {
@@ -82,71 +78,28 @@ func (in *Instance) serviceLogs(ctx context.Context, w io.Writer, name string, f
 		if err != nil {
 			return err
 		}
-		files = append(files, os.NewFile(uintptr(fd), file))
-	}
-	return in.copyLogs(ctx, w, files, follow)
-}
-
-// followMessages writes what shepherd remembers of a service that has no log file, and then
-// what is added to it.
-func (in *Instance) followMessages(ctx context.Context, w io.Writer, service Service) error {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	var before []Message
-	for {
-		for _, m := range added(before, service.Messages) {
-			if _, err := fmt.Fprintln(w, m.Text); err != nil {
-				return err
-			}
-		}
-		before = service.Messages
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		services, err := in.Shepherd().Services(ctx)
-		if err != nil && !in.Alive() {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if now, ok := find(services, service.Name()); ok {
-			service = now
-		}
-	}
-}
-
-// added returns what of the messages was not there before; shepherd forgets the oldest, and
-// all of a process that has ended.
-func added(before, now []Message) []Message {
-	for i := range before {
-		rest := before[i:]
-		if len(rest) <= len(now) && slices.Equal(rest, now[:len(rest)]) {
-			return now[len(rest):]
-		}
-	}
-	return now
-}
-
-// copyLogs writes the files one after another, then what is added to them, and
-// closes them.
-func (in *Instance) copyLogs(ctx context.Context, w io.Writer, files []*os.File, follow bool) error {
-	for _, f := range files {
+		f := os.NewFile(uintptr(fd), file)
 		defer f.Close()
+		files = append(files, f)
 	}
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		alive := in.Alive() // asked first, so that its last words are still copied
+	return in.repeat(ctx, follow, func() error {
 		for _, f := range files {
 			if err := copyMore(w, f); err != nil {
 				return err
 			}
 		}
-		if !follow || !alive {
-			return nil
+		return nil
+	})
+}
+
+// repeat calls the function, and with follow again and again until the container ends.
+func (in *Instance) repeat(ctx context.Context, follow bool, f func() error) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		alive := in.Alive() // asked first, so that its last words are still copied
+		if err := f(); err != nil || !follow || !alive {
+			return err
 		}
 		select {
 		case <-tick.C:

@@ -1,27 +1,91 @@
 package container
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-func TestAdded(t *testing.T) {
-	all := make([]Message, 5)
-	for i := range all {
-		all[i] = Message{time.Unix(int64(i/2), 0), string(rune('a' + i))}
+// What a service says is told from what others say, whenever it is known whose process it is.
+func TestVoice(t *testing.T) {
+	log := strings.ReplaceAll(`P GNU Shepherd 1.0.9 (Guile 3.0.11)
+P Starting service early...
+P hash-early[7] before it is known
+P Service early running with value #<<process> id: 7 command: ("/x")>.
+P Service other running with value #<<process> id: 8 command: ("/y")>.
+P hash-early[7] known, and [8] in it
+P hash-other[8] shepherd[1]: hash-early[7] not ours
+P Service early has been started.
+something else
+hash-early[7] not shepherd
+P sh[9] a process of nobody
+2026-11-27 03:20:08 host P [] ]odd[7] with a date
+guixci: something is lost
+P hash-early[7] at `, "P ", "shepherd[1]: ")
+	var out strings.Builder
+	v := newVoice(&out, "early", []Service{{Provides: []string{"known"}, PID: 12}})
+	for chunk := range slices.Chunk([]byte(log+"the end\n"), 7) {
+		if _, err := v.Write(chunk); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, c := range []struct{ before, now, want []Message }{
-		{nil, all[:2], all[:2]},
-		{all[:2], all[:2], nil},
-		{all[:2], all[:4], all[2:4]},
-		{all[:3], all[1:5], all[3:5]}, // the oldest is forgotten
-		{all[:2], all[3:5], all[3:5]}, // of another process
-		{all[:2], nil, nil},
+	want := "before it is known\nknown, and [8] in it\nguixci: something is lost\nat the end\n"
+	if out.String() != want {
+		t.Errorf("got %q, want %q", &out, want)
+	}
+	if len(v.held) != 1 || v.held["9"] == nil {
+		t.Errorf("held: %v", v.held)
+	}
+}
+
+// A process that shepherd has not told of is recognised by what it has said, if only one can have
+// said it; too much of it is not kept, and that is counted.
+func TestVoiceRecognises(t *testing.T) {
+	var out strings.Builder
+	v := newVoice(&out, "one", nil)
+	for i := range mostHeld + 1 {
+		fmt.Fprintf(v, "shepherd[1]: sh[5] line %d\n", i)
+	}
+	fmt.Fprintf(v, "shepherd[1]: sh[6] the same\nshepherd[1]: sh[7] never\n")
+	said := func(name string, texts ...string) Service {
+		s := Service{Provides: []string{name}}
+		for _, text := range texts {
+			s.Messages = append(s.Messages, Message{Text: text})
+		}
+		return s
+	}
+	services := []Service{said("one", "the same", fmt.Sprint("line ", mostHeld)), said("two", "the same")}
+	for range mostTried {
+		if err := v.recognise(services); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if want := fmt.Sprintf("guixci: %d lines are missing here", mostHeld/2); lines[0] != want {
+		t.Errorf("%q, want %q", lines[0], want)
+	}
+	if len(lines) != mostHeld/2+2 || lines[1] != fmt.Sprint("line ", mostHeld/2) || lines[len(lines)-1] != fmt.Sprint("line ", mostHeld) {
+		t.Errorf("%d lines, %q … %q", len(lines), lines[1], lines[len(lines)-1])
+	}
+	if len(v.held) != 0 {
+		t.Errorf("held: %v", v.held)
+	}
+}
+
+func TestLastBeginning(t *testing.T) {
+	for text, want := range map[string]int64{
+		"":         0,
+		"no such":  0,
+		"a\nb\nc":  0,
+		"before\n": 0,
+		"shepherd[1]: GNU Shepherd 1\nx\nshepherd[1]: sh[2] GNU Shepherd 1\n":    0,
+		"shepherd[1]: GNU Shepherd 1\nx\nshepherd[1]: GNU Shepherd 1.0.9 (Guile": 30,
 	} {
-		if got := added(c.before, c.now); !slices.Equal(got, c.want) {
-			t.Errorf("%v, then %v: added %v", c.before, c.now, got)
+		if got, err := lastBeginning(strings.NewReader(text)); err != nil || got != want {
+			t.Errorf("%q: %d, %v", text, got, err)
 		}
 	}
 }
@@ -37,5 +101,221 @@ func TestRestartTakesTurns(t *testing.T) {
 	defer lease.Release()
 	if err := d.RestartService(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "alice: release 7") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Who follows a log does not miss what is put aside, however often that is done between two looks, and is told when
+// something is not there any more.
+func TestLogTail(t *testing.T) {
+	d, in := applied(t, "works")
+	if err := os.Truncate(in.logFile(), 0); err != nil {
+		t.Fatal(err)
+	}
+	r, err := in.openTail()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	var got strings.Builder
+	number, want := 0, ""
+	say := func(count int) {
+		f, err := os.OpenFile(in.logFile(), os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for range count {
+			number++
+			line := fmt.Sprintf("number %d\n", number)
+			want += line
+			if _, err := f.WriteString(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	rotate := func() {
+		if err := in.rotateLog(t.Context(), 1, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(what string) {
+		t.Helper()
+		for range 2 { // the first may be in doubt
+			if err := r.copy(&got); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got.String() != want {
+			t.Fatalf("%s: got %q, want %q", what, &got, want)
+		}
+	}
+	say(3)
+	look("beginning")
+	say(2)
+	rotate()
+	look("put aside for the first time")
+	say(2)
+	look("new log")
+	say(1)
+	rotate()
+	say(9)
+	look("put aside, and longer than before")
+	say(1)
+	rotate()
+	say(1)
+	rotate()
+	say(1)
+	look("put aside twice")
+	got.Reset()
+	want = ""
+	for range 4 {
+		say(1)
+		rotate()
+	}
+	want = want[strings.Index(want, "\n")+1:] // of four, three are kept
+	want = "guixci: lines are missing here: the log was put aside more often than it was read\n" + want
+	look("put aside too often")
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is put aside just now is both: it is not read twice.
+func TestLogTailInBetween(t *testing.T) {
+	_, in := applied(t, "works")
+	if err := os.WriteFile(in.logFile(), []byte("one\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := in.openTail()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	var got strings.Builder
+	copies := func() {
+		t.Helper()
+		if err := r.copy(&got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copies()
+	if err := os.WriteFile(in.asideName(1), []byte("one\ntwo\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	copies()
+	if got.String() != "one\n" {
+		t.Fatalf("%q", &got)
+	}
+	if err := os.WriteFile(in.logFile(), []byte("3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	copies()
+	if got.String() != "one\ntwo\n3\n" {
+		t.Errorf("%q", &got)
+	}
+}
+
+// listeners returns the processes of the unit that listen to its container.
+func listeners(t *testing.T, in *Instance) []Process {
+	t.Helper()
+	h, err := recall(in.unit())
+	if err != nil || h.Group == nil {
+		t.Skipf("no control group here: %v", err)
+	}
+	var found []Process
+	for _, pid := range h.Group.PIDs() {
+		if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", pid)); to == in.console() {
+			p, _, err := identify(pid)
+			if err == nil {
+				found = append(found, p)
+			}
+		}
+	}
+	return found
+}
+
+// A container whose listeners are killed is heard again, and goes on, when there is a supervisor. What is lost is
+// only what cat had just read.
+func TestListenersKilled(t *testing.T) {
+	d, in := applied(t, "prints")
+	killed := listeners(t, in)
+	if len(killed) != 2 {
+		t.Fatalf("listeners %v", killed)
+	}
+	for _, p := range killed {
+		if err := p.signal(9); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range killed {
+		if err := p.wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := sizeOf(t, in.logFile())
+	s := supervise(t, d, quickly)
+	await(t, func() bool { return sizeOf(t, in.logFile()) > before+1<<20 })
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	if err := s.wait(); err != nil {
+		t.Error(err)
+	}
+	last, gaps := 0, 0
+	for line := range strings.Lines(string(readFile(t, in.logFile()))) {
+		var number int
+		if n, _ := fmt.Sscanf(line, "line %d\n", &number); n != 1 || number < last {
+			continue // half a line
+		}
+		if number != last+1 {
+			gaps++
+		}
+		last = number
+	}
+	if last < 100_000 || gaps > 2 {
+		t.Errorf("%d lines with %d gaps", last, gaps)
+	}
+}
+
+func sizeOf(t *testing.T, name string) int64 {
+	t.Helper()
+	info, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// A full disk makes nobody wait who says something; what is lost is said when there is space again.
+func TestLogOnFullDisk(t *testing.T) {
+	d := testDeployment(t)
+	disk := mountTmpfs(t, "4M")
+	d.Dir, d.MinFree = disk+"/deployment", 1
+	mustApply(t, d, script(t, d, "prints", "status-works.sexp"))
+	in := awaitRunning(t, d, nil)
+	written := func() int {
+		number := 0
+		for line := range strings.Lines(string(readFile(t, fmt.Sprintf("/proc/%d/io", in.Process.PID)))) {
+			fmt.Sscanf(line, "wchar: %d", &number)
+		}
+		return number
+	}
+	await(t, func() bool { return written() > 40<<20 })
+	if size := sizeOf(t, in.logFile()); size > 4<<20 {
+		t.Fatalf("the log has %d bytes", size)
+	}
+	if err := os.Truncate(in.logFile(), 0); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		return strings.Contains(string(readFile(t, in.logFile())), "is lost: the log could not be written\n")
+	})
+	begin := time.Now()
+	if err := d.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > in.handling().StopTimeout {
+		t.Errorf("it took %v to stop", took)
 	}
 }

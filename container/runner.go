@@ -97,7 +97,7 @@ func (in *Instance) unit() Unit {
 	return Unit{
 		Name:        fmt.Sprintf("%s%s-%d-%x", UnitPrefix, notInName.ReplaceAllString(in.d.Name, "_"), in.Generation.Number, place[:3]),
 		Dir:         in.runDir(),
-		Command:     in.command(),
+		Command:     in.speaking(),
 		Environment: launcherEnvironment(filepath.Join(in.runDir(), "tmp")),
 		Log:         in.logFile(),
 		Limits:      in.Generation.Environment.Limits,

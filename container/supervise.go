@@ -55,6 +55,7 @@ func (d *Deployment) Supervise(ctx context.Context, how Supervision) error {
 	}
 	defer lock.Release()
 	k := &keeper{Deployment: d, Supervision: how.withDefaults()}
+	defer k.ear.close()
 	for ctx.Err() == nil {
 		done, err := k.look(ctx)
 		if ctx.Err() != nil {
@@ -104,6 +105,7 @@ type keeper struct {
 	wait    time.Duration
 	notyet  time.Time // when the next start may be tried
 	instant *Instance // what runs now; nil for nothing
+	ear     substitute
 }
 
 // superviseEvery is how often is looked at what others may have changed. The end of a
@@ -144,7 +146,7 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 	}
 	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping {
 		k.sees(in)
-		return false, errors.Join(in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, r.Beside))
+		return false, errors.Join(k.ear.look(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, r.Beside))
 	}
 	return false, k.start(ctx, in)
 }
