@@ -222,7 +222,6 @@ func TestApplyRollsBack(t *testing.T) {
 					t.Errorf("does not say %q: %v", text, err)
 				}
 			}
-			d.StartTimeout = 0
 			checkRuns(t, d, old)
 
 			// remembered, until forced
@@ -255,9 +254,9 @@ func TestApplyForce(t *testing.T) {
 	_, err := d.Apply(t.Context(), Revision{Script: changing})
 	wantOutcome(t, err, Kept)
 	say("status-works.sexp")
-	d.Schedule.StartPeriod = 20 * time.Second
 	_, err = d.Apply(t.Context(), Revision{Script: changing})
 	wantOutcome(t, err, Refused)
+	d.Schedule.StartPeriod = 20 * time.Second
 	g, err := d.Apply(t.Context(), Revision{Script: changing, Force: true})
 	if err != nil {
 		t.Fatal(err)
