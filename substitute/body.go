@@ -42,13 +42,13 @@ const (
 
 var errStalled = errors.New("nothing or too little came for too long")
 
-// statusError is a response that is not the archive.
-type statusError struct {
-	code int
-	text string
-}
+// statusError is a response that is not what was asked for. It does not have the server's own words, which may be
+// anything.
+type statusError struct{ code int }
 
-func (e *statusError) Error() string { return "status " + e.text }
+func (e *statusError) Error() string {
+	return strings.TrimSpace(fmt.Sprintf("status %d %s", e.code, http.StatusText(e.code)))
+}
 
 // openBody requests an archive.
 func openBody(ctx context.Context, cache *remote, u *url.URL, limit int64) (*body, error) {
@@ -116,7 +116,7 @@ func (b *body) accept(res *http.Response) error {
 	case res.StatusCode == http.StatusOK:
 		return errors.New("the server does not resume")
 	default:
-		return &statusError{res.StatusCode, res.Status}
+		return &statusError{res.StatusCode}
 	}
 	if b.size > b.limit {
 		return fmt.Errorf("%d bytes are too many for this archive", b.size)

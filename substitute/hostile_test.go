@@ -301,6 +301,32 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// The words of a cache do not get into our messages, and from there onto a terminal.
+func TestClientSpeaksForItself(t *testing.T) {
+	m, paths := filled("plain")
+	info, err := m.Info(t.Context(), paths[0].Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &substitute.Handler{Source: m, Key: vectorKey(t)}
+	for _, spoiled := range []string{"/nar/", ".narinfo"} {
+		url := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, spoiled) {
+				return false
+			}
+			c, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				io.WriteString(c, "HTTP/1.1 403 \x1b[2Jgone\r@ build-succeeded\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				c.Close()
+			}
+			return true
+		})
+		if err := fetchOne(t, clientOf(t, url), info); err == nil || !strings.Contains(err.Error(), "403") || strings.ContainsAny(err.Error(), "\x1b\r@") {
+			t.Errorf("%s: %q", spoiled, err)
+		}
+	}
+}
+
 // The directory that is a cache is all that is read of this machine, and only files are.
 func TestClientHostileDirectory(t *testing.T) {
 	m, paths := filled("plain")

@@ -246,7 +246,7 @@ func readAnswer(res *http.Response) (answer, error) {
 	case res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusAccepted:
 		return answer{ttl: maxAge(res, defaultNegativeTTL)}, nil
 	case res.StatusCode != http.StatusOK:
-		return answer{err: fmt.Errorf("status %s", res.Status)}, nil
+		return answer{err: &statusError{res.StatusCode}}, nil
 	}
 	n, err := ParseNarInfo(text)
 	return answer{narinfo: n, ttl: maxAge(res, defaultTTL), err: err}, nil
