@@ -170,25 +170,25 @@ func (s *Server) takeSlot(ctx context.Context, slots chan<- struct{}) bool {
 	}
 }
 
-// graceful is how long a connection is left alone that waits for a request. One that is new would else be closed before its
-// client could ask, when many come at once.
-const graceful = time.Second
+// grace is how long a connection is left alone that waits for a request. When many come at once, a new
+// one would else be closed before its client could ask.
+const grace = time.Second
 
-// closeWaiting closes the connection that has been waiting longest for a whole request, unless that is not long. It returns
-// after which time to try again.
+// closeWaiting closes the connection that has been waiting longest for a whole request, unless that is
+// not long. It returns after which time to try again.
 func (s *Server) closeWaiting() time.Duration {
 	longest, since := s.longestWaiting()
 	if longest == nil {
-		return graceful
+		return grace
 	}
-	if left := graceful - (time.Since(s.began) - time.Duration(since)); left > 0 {
+	if left := grace - (time.Since(s.began) - time.Duration(since)); left > 0 {
 		return left
 	}
 	if !longest.waiting.CompareAndSwap(since, unwanted) {
 		return 0 // its request has come
 	}
 	longest.Close()
-	return graceful // if that is not enough
+	return grace // if that is not enough
 }
 
 func (s *Server) longestWaiting() (longest *clientConn, since int64) {
@@ -315,8 +315,8 @@ type clientConn struct {
 	rest   []byte
 	closed func()
 
-	// waiting is since when there has been no whole request to be answered, in nanoseconds after began; 0 while there is
-	// one, and unwanted when there will not be any more.
+	// waiting is since when there has been no whole request to be answered, in nanoseconds after began; 0
+	// while there is one, and unwanted when there will not be any more.
 	waiting atomic.Int64
 }
 
