@@ -124,7 +124,7 @@ func TestServerManyClients(t *testing.T) {
 // is not ended for it.
 func TestServerIdleClients(t *testing.T) {
 	m, paths := filled("plain")
-	large := m.AddFile("large", incompressible(20_000_000)) // does not fit into the kernel's buffers
+	large := m.AddFile("large", strings.Repeat("x", 20_000_000)) // does not fit into the kernel's buffers
 	url := serveOn(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, MaxConns: 6, Drain: time.Millisecond})
 	busy := dialServer(t, url)
 	fmt.Fprintf(busy, "GET /nar/%s HTTP/1.1\r\nHost: x\r\n\r\n", large.StorePath.Base())
