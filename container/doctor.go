@@ -114,6 +114,8 @@ func (d *Deployment) examine() (*Finding, error) {
 	}
 	if current, err := d.Current(); err != nil || current == nil || current.Number != r.Generation {
 		f.miss("it is on trial, or whoever tried it was killed: the next command sets that right")
+	} else {
+		f.judgeServices(in)
 	}
 	f.judge(in)
 	if target, err := os.Readlink(d.generationPath(r.Generation, "root")); err != nil || target != f.Script {
@@ -145,6 +147,20 @@ func (f *Finding) judge(in *Instance) {
 	}
 	if text := state.limitText(in.Generation.Environment.Limits); text != "" {
 		f.miss("%s", text)
+	}
+}
+
+// judgeServices adds what shepherd knows.
+func (f *Finding) judgeServices(in *Instance) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), runnerTimeout, fmt.Errorf("it does not answer within %v", runnerTimeout))
+	defer cancel()
+	services, err := in.Shepherd().Services(ctx)
+	if err != nil {
+		f.miss("its shepherd cannot be asked: %v", err)
+		return
+	}
+	for _, bad := range in.Generation.Probes.unwell(services) {
+		f.miss("service %s %s", bad.Service.Name(), bad.Problem)
 	}
 }
 

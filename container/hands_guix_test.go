@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,31 @@ func TestRealRestart(t *testing.T) {
 	d, url := realDeployment(t)
 	mustApply(t, d, scripts["one"])
 	d.Who = "carol"
+	unwell := func() (names, missing []string) {
+		t.Helper()
+		status, err := d.Status(t.Context())
+		if err != nil || status.Trouble != nil {
+			t.Fatal(err, status)
+		}
+		for _, e := range status.Unwell {
+			names = append(names, e.Service.Name())
+		}
+		found, err := Doctor(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			for _, m := range f.Missing {
+				if f.Deployment == d.Name && strings.HasPrefix(m, "service ") {
+					missing = append(missing, m)
+				}
+			}
+		}
+		return names, missing
+	}
+	if names, missing := unwell(); len(names)+len(missing) > 0 {
+		t.Errorf("%q, %q", names, missing)
+	}
 	for _, root := range []string{"root", "shepherd"} {
 		err := d.RestartService(t.Context(), root)
 		var refused declined
@@ -115,6 +141,9 @@ func TestRealRestart(t *testing.T) {
 	}
 	if _, err := (HTTP{URL: url}).Check(t.Context(), nil, nil); err == nil {
 		t.Error("the service web runs")
+	}
+	if names, missing := unwell(); !slices.Contains(names, "web") || len(missing) != len(names) || !strings.HasPrefix(missing[0], "service ") {
+		t.Errorf("%q, %q", names, missing)
 	}
 	history, err := d.History()
 	if n := len(history); err != nil || n != 4 || history[2].Event != WasRestarted || history[2].Detail != "counter" || history[2].Who != "carol" ||

@@ -66,6 +66,44 @@ func judgeServices(all, wanted []Service, memory any) (any, error) {
 	return memory, nil
 }
 
+// unwell returns the services that are not as they should be now, of those that the probes ask for; if they ask
+// for none, all count.
+func (p Probes) unwell(all []Service) []*ServiceError {
+	var wanted []Service
+	asked := false
+	for _, probe := range p {
+		switch q := probe.(type) {
+		case AllServices:
+			asked, wanted = true, append(wanted, expected(all, q.Except)...)
+		case Services:
+			asked = true
+			for _, name := range q.Names {
+				s, ok := find(all, name)
+				if !ok {
+					s.Provides = []string{name}
+				}
+				wanted = append(wanted, s)
+			}
+		}
+	}
+	if !asked {
+		wanted = expected(all, nil)
+	}
+	var found []*ServiceError
+	seen := make(map[string]bool)
+	for _, s := range wanted {
+		problem := s.problem(all)
+		if s.Status == "" {
+			problem = "is not known to shepherd"
+		}
+		if problem != "" && !seen[s.Name()] {
+			found = append(found, &ServiceError{Service: s, Problem: problem, Messages: lastWords(all, s)})
+		}
+		seen[s.Name()] = true
+	}
+	return found
+}
+
 func troubles(services []Service) map[string]trouble {
 	now := make(map[string]trouble)
 	for _, s := range services {

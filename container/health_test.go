@@ -45,6 +45,34 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// What counts is what the probes ask for; without one of services, all.
+func TestUnwell(t *testing.T) {
+	services := servicesOf(t, "status-trouble.sexp")
+	all := []string{"bad", "badshot", "flappy", "idle", "orphan", "thrower"}
+	for _, c := range []struct {
+		probes Probes
+		want   []string
+	}{
+		{nil, all},
+		{Probes{Alive{}, HTTP{}}, all},
+		{Probes{AllServices{Except: []string{"idle", "bad"}}}, []string{"badshot", "flappy", "orphan", "thrower"}},
+		{Probes{Services{[]string{"web", "idle", "gone"}}}, []string{"gone", "idle"}},
+		{Probes{AllServices{}, Services{[]string{"idle", "gone"}}}, append([]string{"gone"}, all...)},
+	} {
+		var got []string
+		for _, e := range c.probes.unwell(services) {
+			got = append(got, e.Service.Name())
+			if e.Service.Name() == "gone" && e.Problem != "is not known to shepherd" {
+				t.Error(e)
+			}
+		}
+		slices.Sort(got)
+		if want := slices.Sorted(slices.Values(c.want)); !slices.Equal(got, want) {
+			t.Errorf("%v: %q, want %q", c.probes, got, want)
+		}
+	}
+}
+
 func TestJudgeServices(t *testing.T) {
 	services := servicesOf(t, "status-works.sexp")
 	memory, err := judgeServices(services, expected(services, nil), nil)

@@ -103,6 +103,8 @@ type Status struct {
 	Beside    *Instance   // runs, too: on trial, or kept to return to; nil for none
 	Since     time.Time   // when what runs was started
 	Services  []Service   // of what runs
+	// Unwell are those that are not as they should be, once it is confirmed: of one on trial they may be coming up.
+	Unwell []*ServiceError
 	// Trouble is why shepherd could not be asked for Services; nil if it could.
 	Trouble error
 	Holder  *Holder // who is changing it; nil for nobody
@@ -140,7 +142,11 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.Confirmed = s.Current != nil && s.Current.Number == r.Generation
-	s.Services, s.Trouble = in.Shepherd().Services(ctx)
+	ctx, cancel := context.WithTimeoutCause(ctx, runnerTimeout, fmt.Errorf("it does not answer within %v", runnerTimeout))
+	defer cancel()
+	if s.Services, s.Trouble = in.Shepherd().Services(ctx); s.Trouble == nil && s.Confirmed {
+		s.Unwell = in.Generation.Probes.unwell(s.Services)
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,8 +49,9 @@ type status struct {
 }
 
 type service struct {
-	Name   string `json:"name"`
-	Status string `json:"status"`
+	Name    string `json:"name"`
+	Status  string `json:"status"`
+	Problem string `json:"problem,omitempty"` // that makes status 1
 }
 
 func (d *driver) statusCommand() *cobra.Command {
@@ -63,7 +65,7 @@ func (d *driver) statusCommand() *cobra.Command {
 			if err := d.print(answer, answer.print); err != nil {
 				return err
 			}
-			if s.Wanted && s.Running == nil {
+			if s.Wanted && s.Running == nil || s.Trouble != nil || len(s.Unwell) > 0 {
 				return exitStatus(1)
 			}
 			return nil
@@ -82,7 +84,15 @@ func statusOf(name string, s *container.Status) status {
 		a.Trouble = s.Trouble.Error()
 	}
 	for _, one := range s.Services {
-		a.Services = append(a.Services, service{one.Name(), one.Status})
+		a.Services = append(a.Services, service{Name: one.Name(), Status: one.Status})
+	}
+	for _, bad := range s.Unwell {
+		i := slices.IndexFunc(a.Services, func(one service) bool { return one.Name == bad.Service.Name() })
+		if i < 0 { // it ought to be there
+			i = len(a.Services)
+			a.Services = append(a.Services, service{Name: bad.Service.Name(), Status: "missing"})
+		}
+		a.Services[i].Problem = bad.Problem
 	}
 	return a
 }
@@ -102,6 +112,10 @@ func (s status) print(w io.Writer) {
 		fmt.Fprintf(w, "  generation %d runs beside it\n", s.Beside)
 	}
 	for _, one := range s.Services {
+		if one.Problem != "" {
+			fmt.Fprintf(w, "! %-9s %s: it %s\n", one.Status, one.Name, one.Problem)
+			continue
+		}
 		fmt.Fprintf(w, "  %-9s %s\n", one.Status, one.Name)
 	}
 	if s.Trouble != "" {
