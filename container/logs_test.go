@@ -12,9 +12,11 @@ import (
 // What a service says is told from what others say, whenever it is known whose process it is.
 func TestVoice(t *testing.T) {
 	log := strings.ReplaceAll(`P GNU Shepherd 1.0.9 (Guile 3.0.11)
+P [hash-early] without a number
+P [hash-other] not ours
 P Starting service early...
 P hash-early[7] before it is known
-P Service early running with value #<<process> id: 7 command: ("/x")>.
+P Service early running with value #<<process> id: 7 command: ("/gnu/store/hash-early" "-x")>.
 P Service other running with value #<<process> id: 8 command: ("/y")>.
 P hash-early[7] known, and [8] in it
 P hash-other[8] shepherd[1]: hash-early[7] not ours
@@ -22,7 +24,16 @@ P Service early has been started.
 something else
 hash-early[7] not shepherd
 P sh[9] a process of nobody
-2026-11-27 03:20:08 host P [] ]odd[7] with a date
+P Service early running with value #<<process> id: 17 command: ("/gnu/store/hash-early" "-x")>.
+P [hash-early] when it is known
+P hash-early[17] with its number
+P [hash-early] of the next
+P Service early running with value #<<process> id: 18 command: ("/gnu/store/hash-early" "-x")>.
+P Service early running with value 19.
+P sh[19] only a number
+P Service other running with value #<<process> id: 19 command: ("/y")>.
+P sh[19] taken over
+2026-11-27 03:20:08 host P odd[9] with a date
 guixci: something is lost
 P hash-early[7] at `, "P ", "shepherd[1]: ")
 	var out strings.Builder
@@ -32,7 +43,8 @@ P hash-early[7] at `, "P ", "shepherd[1]: ")
 			t.Fatal(err)
 		}
 	}
-	want := "before it is known\nknown, and [8] in it\nguixci: something is lost\nat the end\n"
+	want := "without a number\nbefore it is known\nknown, and [8] in it\n" +
+		"when it is known\nwith its number\nof the next\nonly a number\nguixci: something is lost\nat the end\n"
 	if out.String() != want {
 		t.Errorf("got %q, want %q", &out, want)
 	}

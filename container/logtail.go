@@ -69,11 +69,11 @@ func (t *logTail) copy(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	info, err := t.log.Stat()
-	if err != nil {
-		return err
-	}
 	if now != t.aside {
+		info, err := t.log.Stat()
+		if err != nil {
+			return err
+		}
 		// What is there as log.1 is the log, too, for a moment.
 		if done := info.Size() < t.read || t.doubt; !done {
 			t.doubt = true
@@ -84,9 +84,29 @@ func (t *logTail) copy(w io.Writer) error {
 		}
 	}
 	t.doubt = false
-	n, err := io.Copy(w, io.NewSectionReader(t.log, t.read, max(0, info.Size()-t.read)))
-	t.read += n
-	return err
+	return t.copyLog(w)
+}
+
+// copyLog writes what is new in the log itself, until it is put aside.
+func (t *logTail) copyLog(w io.Writer) error {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := t.log.ReadAt(buffer, t.read)
+		if n == 0 && errors.Is(err, io.EOF) {
+			return nil
+		}
+		if n == 0 {
+			return err
+		}
+		// It is emptied only after log.1 has become another one. If that is so, what was read may be of the next log.
+		if now, err := t.lastAside(); err != nil || now != t.aside {
+			return err
+		}
+		if _, err := w.Write(buffer[:n]); err != nil {
+			return err
+		}
+		t.read += int64(n)
+	}
 }
 
 // catchUp writes what is missing of the logs that have been put aside since, oldest first, unless

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,17 +17,22 @@ import (
 //
 //	shepherd[1]: COMMAND[PID] TEXT
 //
-// maybe after a date. Whose process that is can be told by shepherd's own lines, such as
+// maybe after a date; the first lines may be there before the process has its number, as
 //
-//	shepherd[1]: Service NAME running with value #<<process> id: PID command: …>.
+//	shepherd[1]: [COMMAND] TEXT
+//
+// Whose process that is can be told by shepherd's own lines, such as
+//
+//	shepherd[1]: Service NAME running with value #<<process> id: PID command: ("FILE" …)>.
 //
 // but only later: a service that is still starting may have said a lot. And some become
 // another process than the one that shepherd has started; their lines are recognised by
 // those that shepherd remembers as theirs.
 var (
 	ownLine  = regexp.MustCompile(`^(?:.*? )??shepherd\[1\]: (.*)$`)
-	theirs   = regexp.MustCompile(`^[^ ]*\[([0-9]+)\] (.*)$`)
-	isNow    = regexp.MustCompile(`^Service ([^ ]+) running with value (?:#<<process> id: )?([0-9]+)[ .]`)
+	theirs   = regexp.MustCompile(`^([^ ]*)\[([0-9]+)\] (.*)$`)
+	early    = regexp.MustCompile(`^(\[[^ ]+\]) (.*)$`)
+	isNow    = regexp.MustCompile(`^Service ([^ ]+) running with value (?:#<<process> id: ([0-9]+) command: \("([^"]*)"|([0-9]+)\.$)`)
 	beginsAt = regexp.MustCompile(`^GNU Shepherd `)
 )
 
@@ -36,7 +42,9 @@ type voice struct {
 	name    string
 	partial []byte
 	owner   map[string]string // services by process
-	held    map[string]*words // of processes that are not known
+	held    map[string]*words // of processes that are not known, or, as [COMMAND], have no number yet
+	seen    map[string]bool   // processes whose lines have had their number
+	silent  map[string]string // those of [COMMAND] that shepherd has told of, and have not
 	heard   bool
 }
 
@@ -53,7 +61,8 @@ const (
 )
 
 func newVoice(w io.Writer, name string, services []Service) *voice {
-	v := &voice{w: w, name: name, owner: make(map[string]string), held: make(map[string]*words)}
+	v := &voice{w: w, name: name, owner: make(map[string]string), held: make(map[string]*words),
+		seen: make(map[string]bool), silent: make(map[string]string)}
 	for _, s := range services {
 		if s.PID != 0 {
 			v.owner[fmt.Sprint(s.PID)] = s.Name()
@@ -87,18 +96,62 @@ func (v *voice) line(text string) error {
 		return nil
 	}
 	if now := isNow.FindStringSubmatch(own[1]); now != nil {
-		return v.is(now[2], now[1])
+		return v.told(now[1], now[2]+now[4], "["+path.Base(now[3])+"]")
 	}
-	said := theirs.FindStringSubmatch(own[1])
-	if said == nil {
-		return nil
+	if said := theirs.FindStringSubmatch(own[1]); said != nil {
+		return v.said(said[2], "["+said[1]+"]", said[3])
 	}
-	owner, known := v.owner[said[1]]
-	if owner == v.name {
-		return v.say(said[2])
-	}
-	if !known {
+	if said := early.FindStringSubmatch(own[1]); said != nil {
+		if pid := v.silent[said[1]]; pid != "" {
+			return v.by(pid, said[2])
+		}
 		v.hold(said[1], said[2])
+	}
+	return nil
+}
+
+// told takes what shepherd says of a process.
+func (v *voice) told(service, pid, command string) error {
+	v.seen[pid] = v.seen[pid] && v.held[pid] != nil // else it is another one, which has the number now
+	if !v.seen[pid] {
+		v.silent[command] = pid
+		v.number(pid, command)
+	}
+	return v.is(pid, service)
+}
+
+// said takes a line of a process.
+func (v *voice) said(pid, command, text string) error {
+	if !v.seen[pid] {
+		v.seen[pid] = true
+		if v.silent[command] == pid {
+			delete(v.silent, command)
+		}
+		v.number(pid, command)
+		if owner, known := v.owner[pid]; known {
+			if err := v.is(pid, owner); err != nil {
+				return err
+			}
+		}
+	}
+	return v.by(pid, text)
+}
+
+// number makes what was said without a number what the process has said.
+func (v *voice) number(pid, command string) {
+	if h := v.held[command]; h != nil && v.held[pid] == nil {
+		v.held[pid] = h
+		delete(v.held, command)
+	}
+}
+
+// by takes what a process has said.
+func (v *voice) by(pid, text string) error {
+	switch owner, known := v.owner[pid]; {
+	case owner == v.name:
+		return v.say(text)
+	case !known:
+		v.hold(pid, text)
 	}
 	return nil
 }
@@ -109,11 +162,11 @@ func (v *voice) say(text string) error {
 	return err
 }
 
-func (v *voice) hold(pid, text string) {
-	h := v.held[pid]
+func (v *voice) hold(by, text string) {
+	h := v.held[by]
 	if h == nil {
 		h = new(words)
-		v.held[pid] = h
+		v.held[by] = h
 	}
 	h.lines = append(h.lines, text)
 	if len(h.lines) > mostHeld {
@@ -123,10 +176,12 @@ func (v *voice) hold(pid, text string) {
 }
 
 // is tells whose a process is: what it has said is let go.
-func (v *voice) is(pid, service string) error {
-	v.owner[pid] = service
-	h := v.held[pid]
-	delete(v.held, pid)
+func (v *voice) is(by, service string) error {
+	if !strings.HasPrefix(by, "[") { // else the next one may be somebody else's
+		v.owner[by] = service
+	}
+	h := v.held[by]
+	delete(v.held, by)
 	if h == nil || service != v.name {
 		return nil
 	}
@@ -146,7 +201,7 @@ func (v *voice) is(pid, service string) error {
 // recognise finds out whose processes those are that are not known: of the only service that is
 // remembered to have said what they have.
 func (v *voice) recognise(services []Service) error {
-	for pid, h := range v.held {
+	for by, h := range v.held {
 		var owners []string
 		for _, s := range services {
 			if slices.ContainsFunc(s.Messages, func(m Message) bool { return slices.Contains(h.lines, m.Text) }) {
@@ -156,12 +211,13 @@ func (v *voice) recognise(services []Service) error {
 		h.tried++
 		switch {
 		case len(owners) == 1:
-			if err := v.is(pid, owners[0]); err != nil {
+			if err := v.is(by, owners[0]); err != nil {
 				return err
 			}
 		case h.tried == mostTried: // shepherd has forgotten it: it has ended
-			delete(v.held, pid)
-			v.owner[pid] = ""
+			if err := v.is(by, ""); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
