@@ -102,6 +102,11 @@ type Revision struct {
 	Channels []Channel
 	Who      string // for the lease and the ledger; empty means that of the deployment
 	Why      string // likewise
+	// Descends reports whether the commit of new has that of old, another one of the same
+	// channel, in its history: a revision that takes a channel back is refused. Nil lets every channel go anywhere.
+	Descends func(ctx context.Context, old, new Channel) (bool, error)
+	// AllowDowngrade tries it all the same; the ledger says so.
+	AllowDowngrade bool
 	// Force tries a revision again that was rejected before.
 	Force bool
 	// RestoreState has [Deployment.RollBack] put back the snapshot of the state that the

@@ -68,7 +68,8 @@ func notBegun(err error) Outcome {
 	var refusal *RefusalError
 	var rejected *RejectedError
 	var busy *BusyError
-	if errors.As(err, &refusal) || errors.As(err, &rejected) || errors.As(err, &busy) {
+	var downgrade *DowngradeError
+	if errors.As(err, &refusal) || errors.As(err, &rejected) || errors.As(err, &busy) || errors.As(err, &downgrade) {
 		return Refused
 	}
 	return NotTried

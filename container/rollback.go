@@ -33,6 +33,7 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	}
 	rev.back = old.Number
 	rev.Script, rev.Lock, rev.Channels = old.Script, old.Lock, old.Channels
+	rev.Descends = nil             // back is where it goes
 	rev.Force = old.Rejected != "" // naming it is asking for it
 	return then.Apply(ctx, rev)
 }

@@ -69,7 +69,7 @@ func (p *Pipeline) systemFile(ctx context.Context, lock *channel.Lock, sys Syste
 	if found, err := p.hasFile(ctx, c, []string{sys.File}); err != nil {
 		return "", err
 	} else if !found {
-		return "", &NotInLockError{sys, fmt.Sprintf("channel %s has no such file at commit %s", c.Name, c.Commit)}
+		return "", &NotInLockError{sys, fmt.Sprintf("channel %s has no file %q at commit %s", c.Name, sys.File, c.Commit)}
 	}
 	dir, err := p.checkout(ctx, c)
 	return filepath.Join(dir, filepath.FromSlash(path.Clean("/"+sys.File))), err
@@ -79,14 +79,21 @@ func (p *Pipeline) systemFile(ctx context.Context, lock *channel.Lock, sys Syste
 // whose state directory and roots are set to be in the pipeline's.
 // The error is a *[container.Error].
 func (p *Pipeline) Deploy(ctx context.Context, d *container.Deployment, lock *channel.Lock, rev container.Revision) (*container.Generation, error) {
-	rev.Lock, rev.Channels = lock.Digest(), ChannelsOf(lock)
-	return p.Deployment(d).Apply(ctx, rev)
+	return p.Deployment(d).Apply(ctx, p.revision(lock, rev))
 }
 
 // Plan says what Deploy would do, and changes nothing.
 func (p *Pipeline) Plan(ctx context.Context, d *container.Deployment, lock *channel.Lock, rev container.Revision) (*container.Plan, error) {
+	return p.Deployment(d).Plan(ctx, p.revision(lock, rev))
+}
+
+// revision has a revision be of a lock, and take no channel back unless it allows that.
+func (p *Pipeline) revision(lock *channel.Lock, rev container.Revision) container.Revision {
 	rev.Lock, rev.Channels = lock.Digest(), ChannelsOf(lock)
-	return p.Deployment(d).Plan(ctx, rev)
+	if rev.Descends == nil {
+		rev.Descends = Descends(p.repos)
+	}
+	return rev
 }
 
 // ChannelsOf returns the channels of a lock as package container knows them.

@@ -7,7 +7,7 @@ import (
 	"github.com/genenetwork/guixci/container"
 )
 
-// Descends answers for a [container.Promotion] whether a channel goes forward, from the
+// Descends answers for a [container.Revision] whether a channel goes forward, from the
 // mirrors, which fetch what they lack. A channel that has another URL now is
 // asked for there: a mirror that has moved has the same history.
 func Descends(repos *channel.Repositories) func(context.Context, container.Channel, container.Channel) (bool, error) {

@@ -36,7 +36,7 @@ func (d *driver) build(ctx context.Context, name string) (*change, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &change{Deployment: dep, Revision: container.Revision{Who: d.author(), Why: d.why, Force: d.retry}}
+	c := &change{Deployment: dep, Revision: container.Revision{Who: d.author(), Why: d.why, Force: d.retry, AllowDowngrade: d.downgrade}}
 	if c.Script = d.script; c.Script == "" {
 		c.Script = file.Script
 	}
@@ -86,6 +86,7 @@ func (d *driver) buildSystem(ctx context.Context, c *change, file *container.Fil
 	}
 	p.Deployment(c.Deployment)
 	c.Lock, c.Channels = lock.Digest(), guixci.ChannelsOf(lock)
+	c.Descends = guixci.Descends(&channel.Repositories{Dir: filepath.Join(state, "repos"), Logger: c.Logger})
 	return nil
 }
 
@@ -115,6 +116,7 @@ func readLock(name string) (*channel.Lock, error) {
 func (d *driver) addBuildFlags(c *cobra.Command) *cobra.Command {
 	c.Flags().StringVar(&d.script, "script", "", "this run-container in the place of what the file declares")
 	c.Flags().StringVar(&d.guix, "guix", "", "the guix program that pulls (default: guix in PATH)")
+	c.Flags().BoolVar(&d.downgrade, "allow-downgrades", false, "even if channels go back; the ledger says so")
 	c.Flags().BoolVar(&d.retry, "retry", false, "try a revision again that was rejected, or that runs")
 	return c
 }

@@ -56,7 +56,8 @@ type driver struct {
 
 	file, environment, state string
 	script, guix, who, why   string
-	json, verbose, retry     bool
+	json, verbose            bool
+	retry, downgrade         bool
 }
 
 // exitStatus is the status of a command in the container, which has said what it had to.

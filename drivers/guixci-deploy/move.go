@@ -16,7 +16,6 @@ import (
 
 func (d *driver) promoteCommand() *cobra.Command {
 	var from, to string
-	var downgrade bool
 	c := &cobra.Command{
 		Use: "promote NAME --from ENVIRONMENT --to ENVIRONMENT", Args: arguments(cobra.ExactArgs(1)),
 		Short: "Run in one environment the very store item that is confirmed in another",
@@ -30,13 +29,13 @@ func (d *driver) promoteCommand() *cobra.Command {
 			}
 			pool := connect(dep)
 			defer func() { err = errors.Join(err, pool.Close()) }()
-			p.AllowDowngrade = downgrade
+			p.AllowDowngrade = d.downgrade
 			return d.conclude(dep.Promote(c.Context(), p))
 		},
 	}
 	c.Flags().StringVar(&from, "from", "", "the environment that is followed, such as cd")
 	c.Flags().StringVar(&to, "to", "", "the environment that follows, such as production")
-	c.Flags().BoolVar(&downgrade, "allow-downgrades", false, "even if channels go back; the ledger says so")
+	c.Flags().BoolVar(&d.downgrade, "allow-downgrades", false, "even if channels go back; the ledger says so")
 	return c
 }
 
