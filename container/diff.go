@@ -66,6 +66,23 @@ func Diff(ctx context.Context, closures Closures, old, new *Generation) (*Differ
 	return d, nil
 }
 
+// describe returns what distinguishes a generation from nothing, its packages and accounts left out.
+func describe(ctx context.Context, closures Closures, g *Generation) (*Difference, error) {
+	d := &Difference{Lines: diffBindings(new(Generation), g)}
+	for i := range d.Lines {
+		d.Lines[i].Old = "" // what would hold otherwise
+	}
+	if closures == nil {
+		return d, nil
+	}
+	s, err := ReadSystem(ctx, closures, g.Script)
+	if err != nil {
+		return nil, err
+	}
+	d.Lines = append(d.Lines, diffMaps(OfService, nil, services(s))...)
+	return d, nil
+}
+
 // OnlyBindings reports whether nothing differs but what environments may: the store
 // item and the commits of all channels are the same.
 func (d *Difference) OnlyBindings() bool {

@@ -19,7 +19,7 @@ type Plan struct {
 	// Adopts is true when Next is what runs, but for its probes, its schedule, or the way to
 	// switch: that goes on, and takes them over.
 	Adopts bool `json:"adopts,omitempty"`
-	// Difference is from Current; nil without one.
+	// Difference is from Current; without one, it is what the first generation is given, and its services.
 	Difference *Difference `json:"difference,omitempty"`
 	// Refusals are why it would be refused; empty if it would be tried.
 	Refusals []Refusal `json:"refusals,omitempty"`
@@ -62,14 +62,15 @@ func (d *Deployment) plan(ctx context.Context, rev Revision) (*Plan, error) {
 	}
 	p.refuse(d.preflight(ctx, next, was))
 	p.refuse(d.permit(rev, next))
-	if p.Current == nil {
-		return p, nil
-	}
 	closures := d.Closures
 	if checkScript(next.Script) != nil {
 		closures = nil // refused, and not there to be looked at
 	}
-	p.Difference, err = Diff(ctx, closures, p.Current, next)
+	if p.Current == nil {
+		p.Difference, err = describe(ctx, closures, next)
+	} else {
+		p.Difference, err = Diff(ctx, closures, p.Current, next)
+	}
 	return p, err
 }
 
@@ -122,6 +123,7 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 		p.Difference.WriteTo(&text)
 	case p.Current == nil:
 		fmt.Fprintf(&text, "the first generation: %s\n", p.Next.Script)
+		p.Difference.WriteTo(&text)
 	default:
 		fmt.Fprintf(&text, "replace generation %d by %s\n", p.Current.Number, p.Next.Script)
 		p.Difference.WriteTo(&text)

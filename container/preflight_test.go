@@ -276,9 +276,24 @@ func TestPreflightNamespaces(t *testing.T) {
 func TestPlan(t *testing.T) {
 	d := testDeployment(t)
 	works := script(t, d, "works", "status-works.sexp")
-	p, err := d.Plan(t.Context(), Revision{Script: works})
-	if err != nil || p.Current != nil || p.Nothing || p.Difference != nil || len(p.Refusals) > 0 {
+	first := *d
+	c, state := closures{}, t.TempDir()
+	c[works] = c[c.system(t, "", Item{"/gnu/store/x-shepherd-web.scm", 10})]
+	first.Closures = c
+	first.Shares = []Mount{{Name: "state", Source: state, Target: "/srv"}}
+	first.Environment = Environment{Name: "production", Settings: map[string]string{"B": "1"}}
+	first.Probes = Probes{TCP{Address: "localhost:1"}}
+	p, err := first.Plan(t.Context(), Revision{Script: works, Channels: []Channel{{Name: "guix", Commit: "c1"}}})
+	if err != nil || p.Current != nil || p.Nothing || len(p.Refusals) > 0 {
 		t.Errorf("%+v, %v", p, err)
+	}
+	var all strings.Builder
+	p.WriteTo(&all)
+	for _, line := range []string{"the first generation: " + works, "+ mount state: " + state + " at /srv, writable", "+ binding environment: production",
+		"+ setting B: 1", "+ probe tcp localhost:1: ", "+ channel guix: c1", "+ service web: /gnu/store/x-shepherd-web.scm", "+ binding schedule: start period 20s"} {
+		if !strings.Contains(all.String(), line) {
+			t.Errorf("no %q in\n%s", line, &all)
+		}
 	}
 	if entries, err := os.ReadDir(d.Dir); err != nil || len(entries) > 0 {
 		t.Errorf("%v, %v", entries, err)

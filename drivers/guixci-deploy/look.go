@@ -101,6 +101,8 @@ func (s status) print(w io.Writer) {
 	switch {
 	case s.Running == 0 && s.Wanted:
 		fmt.Fprintf(w, "%s ought to run and does not\n", s.Deployment)
+	case s.Running == 0 && s.Current == nil:
+		fmt.Fprintf(w, "%s has no generation: nothing was ever confirmed, or imported to the end\n", s.Deployment)
 	case s.Running == 0:
 		fmt.Fprintf(w, "%s is stopped\n", s.Deployment)
 	case !s.Confirmed:
