@@ -84,7 +84,7 @@ func (d *driver) command() *cobra.Command {
 		Long: `Run Guix System containers, and take bad deployments back.
 
 NAME is the deployment's; with --environment, each environment is one of its own.
-"go doc github.com/genenetwork/guixci/container File" describes the file.
+"help deployment-file" describes the file.
 
 Exit status: 0 as wanted, 1 what was looked at is not as it should be, or the system does
 not build, 2 wrong usage or a mistake in the file, 3 the machinery failed: try again, 10
@@ -111,7 +111,7 @@ back failed too. "exec" has the status of the command.`,
 	root.AddCommand(d.planCommand(), d.applyCommand(), d.rollbackCommand(), d.diffCommand(),
 		d.runCommand(), d.statusCommand(), d.logsCommand(), d.execCommand(), d.startCommand(), d.stopCommand(),
 		d.restartCommand(), d.superviseCommand(), d.historyCommand(), d.confirmCommand(), d.pinCommand(), d.doctorCommand(),
-		d.promoteCommand(), d.exportCommand(), d.importCommand())
+		d.promoteCommand(), d.exportCommand(), d.importCommand(), fileTopic())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
 }
