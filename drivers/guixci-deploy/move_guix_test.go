@@ -71,7 +71,7 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(name, text, 0o600))
 }
 
-// answers TEXT URL waits until the URL answers with the text.
+// answers TEXT URL waits until the URL answers with the text, blanks around it aside.
 func answers(ts *testscript.TestScript, _ bool, args []string) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -82,7 +82,7 @@ func answers(ts *testscript.TestScript, _ bool, args []string) {
 			text, err = io.ReadAll(response.Body)
 			response.Body.Close()
 		}
-		if err == nil && string(text) == args[0] {
+		if err == nil && strings.TrimSpace(string(text)) == args[0] {
 			return
 		}
 		if time.Now().After(deadline) {
