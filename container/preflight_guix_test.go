@@ -507,6 +507,47 @@ func TestRealDiskRefusal(t *testing.T) {
 	empty()
 }
 
+// The disk of the store is full: that of a guix-daemon of its own, which can add nothing to it.
+func TestRealStoreDiskRefusal(t *testing.T) {
+	t.Parallel()
+	text := readFile(t, samples(t)["one"])
+	d, _ := realDeployment(t)
+	disk := mountTmpfs(t, "4M")
+	store, socket := filepath.Join(disk, "store"), filepath.Join(disk, "socket")
+	environment := append(os.Environ(), "HOME="+disk, "NIX_STORE_DIR="+store, "NIX_STATE_DIR="+filepath.Join(disk, "var"),
+		"NIX_LOG_DIR="+filepath.Join(disk, "log"), "GUIX_DAEMON_SOCKET="+socket)
+	daemon := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild", "--listen="+socket)
+	daemon.Env = environment
+	if err := errors.Join(os.Mkdir(store, 0o755), daemon.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { daemon.Process.Kill(); daemon.Wait() }()
+	eventually(t, func() error { _, err := os.Stat(socket); return err })
+	add := func(text string) ([]byte, error) {
+		name := filepath.Join(t.TempDir(), "item")
+		mustWrite(t, name, text)
+		cmd := exec.CommandContext(t.Context(), "guix", "download", "file://"+name)
+		cmd.Env = environment
+		return cmd.CombinedOutput()
+	}
+	if out, err := add("one"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	script := filepath.Join(store, "run-container")
+	if err := os.WriteFile(script, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d.MinFree = 1 << 20
+	if p, err := d.Plan(t.Context(), Revision{Script: script}); err != nil || len(p.Refusals) > 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	defer fill(t, disk)()
+	if out, err := add("two"); err == nil || !strings.Contains(string(out), "No space left on device") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	wantRefusal(t, d, script, "disk", "disk of store")
+}
+
 // A service that clones its code when it starts: one store item is two programs.
 func TestRealFetchRefusal(t *testing.T) {
 	t.Parallel()
