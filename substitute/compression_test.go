@@ -112,6 +112,23 @@ func TestThroughFails(t *testing.T) {
 	}
 }
 
+// An archive is compressed by several processors only while no other wants them.
+func TestSeveralProcessorsForOne(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	c, size := Compression{"zstd", 3}, extentOf(3).wideFrom
+	first, firstDone := c.kind(size)
+	second, secondDone := c.kind(size)
+	firstDone()
+	third, thirdDone := c.kind(size)
+	secondDone()
+	thirdDone()
+	last, lastDone := c.kind(size)
+	lastDone()
+	if !first.wide || second.wide || third.wide || !last.wide {
+		t.Errorf("several processors: alone %t, second %t, beside the second %t, alone again %t", first.wide, second.wide, third.wide, last.wide)
+	}
+}
+
 // What is compressed leaves in large pieces: each of them may be a system call.
 func TestThroughWritesMuch(t *testing.T) {
 	data := sample(1 << 20)
