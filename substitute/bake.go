@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // A Baker fills a [Cache] in the background with what is asked of a [Handler]. Until an item is
@@ -91,53 +93,35 @@ func (b *Baker) Wait(ctx context.Context) error {
 // placedAtOnce is how many items wait for the disk together.
 const placedAtOnce = 64
 
-// Run bakes until ctx ends, and returns nil.
+// Run bakes until ctx ends, and returns nil. What a crash takes away is baked again when somebody asks.
 func (b *Baker) Run(ctx context.Context) error {
 	b.setup()
-	baked := make(chan *cacheEntry, placedAtOnce)
+	var placing errgroup.Group
+	placing.SetLimit(placedAtOnce)
 	var workers sync.WaitGroup
 	for range b.Workers {
-		workers.Go(func() { b.work(ctx, baked) })
+		workers.Go(func() { b.work(ctx, &placing) })
 	}
-	go func() { workers.Wait(); close(baked) }()
-	b.place(ctx, baked) // until it is closed
-	return nil
+	workers.Wait()
+	return placing.Wait()
 }
 
 // work compresses what is wanted.
-func (b *Baker) work(ctx context.Context, baked chan<- *cacheEntry) {
+func (b *Baker) work(ctx context.Context, placing *errgroup.Group) {
 	for ctx.Err() == nil {
 		select {
 		case info := <-b.queue:
 			e, err := b.Cache.entry(ctx, b.Source, info)
-			if e != nil {
-				baked <- e
-			} else {
+			if e == nil {
 				b.done(ctx, info, err)
+				continue
 			}
+			placing.Go(func() error {
+				b.Cache.place(e)
+				b.done(ctx, info, e.failed())
+				return nil
+			})
 		case <-ctx.Done():
-		}
-	}
-}
-
-// place puts what was baked into the cache, as much as there is at a time. What a crash takes
-// away is baked again when somebody asks.
-func (b *Baker) place(ctx context.Context, baked <-chan *cacheEntry) {
-	for e := range baked {
-		entries := []*cacheEntry{e}
-		for more := true; more && len(entries) < placedAtOnce; {
-			select {
-			case e, ok := <-baked:
-				if more = ok; ok {
-					entries = append(entries, e)
-				}
-			default:
-				more = false
-			}
-		}
-		b.Cache.place(entries)
-		for _, e := range entries {
-			b.done(ctx, e.info, e.failed())
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
 		if e == nil || err != nil {
 			return err
 		}
-		c.place([]*cacheEntry{e})
+		c.place(e)
 		if errors.Is(e.err, errEvicted) && attempt < attempts {
 			continue
 		}

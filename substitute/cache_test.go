@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -169,6 +170,33 @@ func TestCacheHeals(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(archive); err != nil {
+		t.Error(err)
+	}
+}
+
+// An item one of whose archives cannot have its name is not offered, and nothing of it is left but what
+// clients do not look for.
+func TestCacheNameTaken(t *testing.T) {
+	memory := new(substitutetest.Memory)
+	info := memory.AddFile("item", strings.Repeat("text", 1000))
+	cache := &substitute.Cache{Dir: t.TempDir(), Key: vectorKey(t)}
+	taken := filepath.Join(cache.Dir, "nar", "gzip", info.StorePath.Base())
+	if err := os.MkdirAll(taken, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := cache.Add(t.Context(), memory, info); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("error %v, want one that says what is in the way", err)
+	}
+	if _, err := cache.Info(t.Context(), info.StorePath.Hash()); !errors.Is(err, substitute.ErrNotFound) {
+		t.Errorf("offered: %v", err)
+	}
+	err := filepath.WalkDir(cache.Dir, func(name string, _ fs.DirEntry, err error) error {
+		if strings.HasPrefix(filepath.Base(name), ".tmp-") {
+			t.Errorf("left: %s", name)
+		}
+		return err
+	})
+	if err != nil {
 		t.Error(err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // A cacheEntry is an item on its way into a Cache. Its archives are written and known to be
 // right, but nobody finds them yet. To give them their names, one has to wait for the
-// disk; doing so for many entries at once takes little longer than for one.
+// disk; those who do so at the same time wait little longer than one would.
 type cacheEntry struct {
 	info  *Info
 	files []*newFile // archives
@@ -53,19 +53,15 @@ func (f *newFile) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// place waits for the contents to be on the disk and gives the file its name: after a
-// crash it may be missing, but is whole if it is there.
-func (f *newFile) place() error {
-	err := errors.Join(f.file.Sync(), f.file.Close())
-	if err == nil {
-		err = os.Rename(f.file.Name(), f.path)
-	}
-	if err != nil {
-		os.Remove(f.file.Name())
-	}
-	return err
+// sync waits for the contents to be on the disk.
+func (f *newFile) sync() error {
+	return errors.Join(f.file.Sync(), f.file.Close())
 }
 
+// place gives the file its name. After a crash it may be missing, but is whole if it is there.
+func (f *newFile) place() error { return os.Rename(f.file.Name(), f.path) }
+
+// discard removes the file, unless it has been placed.
 func (f *newFile) discard() {
 	f.file.Close()
 	os.Remove(f.file.Name())
@@ -139,8 +135,14 @@ func (e *cacheEntry) writeText(c *Cache, methods []Compression) error {
 	if e.text, err = createFile(c.narInfo(e.info.StorePath.Hash())); err != nil {
 		return err
 	}
-	_, err = e.text.Write(n.text)
-	return err
+	if _, err = e.text.Write(n.text); err != nil {
+		return err
+	}
+	// Who waits for the disk finds most of it done.
+	for _, f := range append(e.files, e.text) {
+		startWriting(f.file)
+	}
+	return nil
 }
 
 func (e *cacheEntry) discard() {
@@ -152,33 +154,22 @@ func (e *cacheEntry) discard() {
 	}
 }
 
-// place makes entries appear, or leaves in them why they do not: archives first, and the
-// narinfos when all of their archives are there. File systems keep the order of names, so
+// place makes the entry appear, or leaves in it why it does not: archives first, and the
+// narinfo when all of them are there. File systems keep the order of names, so
 // that no narinfo survives its archive.
-func (c *Cache) place(entries []*cacheEntry) {
-	// When the writing of all has begun, the first to be waited for takes most of the time.
-	for _, e := range entries {
-		for _, f := range e.files {
-			startWriting(f.file)
-		}
-		startWriting(e.text.file)
+func (c *Cache) place(e *cacheEntry) {
+	files := append(e.files, e.text)
+	for _, f := range files {
+		e.err = errors.Join(e.err, f.sync())
 	}
-	for _, e := range entries {
-		for i, f := range e.files {
-			if e.err = f.place(); e.err != nil {
-				e.files = e.files[i+1:] // what is left to be discarded
-				e.discard()
-				break
-			}
-		}
+	for i := 0; i < len(files) && e.err == nil; i++ {
+		e.err = files[i].place()
 	}
-	for _, e := range entries {
-		if e.err == nil {
-			e.err = e.text.place()
-		}
-		if e.err == nil && !c.complete(e.info.StorePath, c.methods(e.info.StorePath)) {
-			e.err = errors.Join(errEvicted, os.Remove(e.text.path))
-		}
+	switch {
+	case e.err != nil:
+		e.discard()
+	case !c.complete(e.info.StorePath, c.methods(e.info.StorePath)):
+		e.err = errors.Join(errEvicted, os.Remove(e.text.path))
 	}
 }
 
