@@ -121,16 +121,37 @@ func (g *Generation) sameWay(h *Generation) bool {
 // bring starts a generation and waits until it is healthy. On error it is
 // stopped and nothing is left of it.
 func (d *Deployment) bring(ctx context.Context, g *Generation, previous int) (*Instance, error) {
-	begin := time.Now()
-	in, err := d.start(ctx, g, previous)
+	return d.bringWith(ctx, g, record{Generation: g.Number, Previous: previous, Boot: bootID()}, nil)
+}
+
+// bringWith is bring with what is recorded; main is that of what it is to run beside, or nil.
+func (d *Deployment) bringWith(ctx context.Context, g *Generation, r record, main *record) (*Instance, error) {
+	in, err := d.bringOnce(ctx, g, r, main)
+	if errors.Is(err, errForkCrashed) && ctx.Err() == nil {
+		d.log().Warn("starting the container once more", "generation", g.Number, "because", err)
+		in, err = d.bringOnce(ctx, g, r, main)
+	}
+	return in, err
+}
+
+func (d *Deployment) bringOnce(ctx context.Context, g *Generation, r record, main *record) (*Instance, error) {
+	r.Started = time.Now()
+	in, err := d.start(ctx, g, &r, main)
 	if err != nil {
 		return nil, err
 	}
-	d.log().Info("container started", "generation", g.Number, "pid", in.Process.PID, "launcher", in.Launcher.PID)
+	d.log().Info("container started", "generation", g.Number, "beside", main != nil, "pid", in.Process.PID, "launcher", in.Launcher.PID)
 	if err := in.await(ctx, g.Probes, g.Schedule); err != nil {
-		return nil, errors.Join(err, in.stop(context.WithoutCancel(ctx)))
+		crashed := in.forkCrashed()
+		if left := in.stop(context.WithoutCancel(ctx)); left != nil {
+			return nil, errors.Join(err, left)
+		}
+		if crashed {
+			err = fmt.Errorf("%w\n%w", err, errForkCrashed)
+		}
+		return nil, err
 	}
-	d.log().Info("container healthy", "generation", g.Number, "took", time.Since(begin))
+	d.log().Info("container healthy", "generation", g.Number, "took", time.Since(r.Started))
 	return in, nil
 }
 

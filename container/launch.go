@@ -17,19 +17,14 @@ import (
 )
 
 // start runs a generation's script until its container has a first process, whose
-// services have hardly begun to come up. On error nothing of it is left.
-// previous is what to go back to if this process dies before confirming.
-func (d *Deployment) start(ctx context.Context, g *Generation, previous int) (*Instance, error) {
-	return d.startWith(ctx, g, &record{Generation: g.Number, Previous: previous, Boot: bootID(), Started: time.Now()}, nil)
-}
-
-// startWith is start with what is recorded; main is that of what it is to run beside, or nil.
-func (d *Deployment) startWith(ctx context.Context, g *Generation, r, main *record) (*Instance, error) {
+// services have hardly begun to come up. On error nothing of it is left. It is recorded as r; main is the record
+// of what it is to run beside, or nil.
+func (d *Deployment) start(ctx context.Context, g *Generation, r, main *record) (*Instance, error) {
 	in := &Instance{Generation: g, d: d, record: r, main: main}
 	err := in.attempt(ctx)
 	if err != nil && err.hung && ctx.Err() == nil {
 		// It hangs before there is a container, so nothing of that has run: see launcherEnvironment.
-		d.log().Warn("starting the container once more", "deployment", d.Name, "generation", g.Number, "because", err.error)
+		d.log().Warn("starting the container once more", "generation", g.Number, "because", err.error)
 		err = in.attempt(ctx)
 	}
 	if err != nil {

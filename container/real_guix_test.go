@@ -386,3 +386,17 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 		t.Log(e.Number, e.Event, e.Generation, e.Detail)
 	}
 }
+
+// What real shepherd forks crashes, and its crash handler says so; the second time all is well.
+func TestRealForkCrash(t *testing.T) {
+	built := samples(t)
+	d, _ := realDeployment(t)
+	d.Schedule.StartPeriod = 5 * time.Second
+	g, err := d.Apply(t.Context(), Revision{Script: built["crashes"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log := readFile(t, d.generationPath(g.Number, "log")); !bytes.Contains(log, []byte(crashSign)) {
+		t.Errorf("nothing has crashed:\n%s", log)
+	}
+}

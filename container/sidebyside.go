@@ -175,13 +175,9 @@ func (d *Deployment) bringBeside(ctx context.Context, was standing, next *Genera
 		return nil, err
 	}
 	main := was.running.record
-	in, err := d.startWith(ctx, next, &record{Generation: next.Number, Boot: bootID(), Started: time.Now(), Trial: true}, main)
+	in, err := d.bringWith(ctx, next, record{Generation: next.Number, Boot: bootID(), Trial: true}, main)
 	if err != nil {
 		return nil, errors.Join(err, d.clearBeside(context.WithoutCancel(ctx), main))
-	}
-	d.log().Info("container started beside the other", "generation", next.Number, "pid", in.Process.PID)
-	if err := in.await(ctx, next.Probes, next.Schedule); err != nil {
-		return nil, errors.Join(err, d.forgetBeside(main, in.stop(context.WithoutCancel(ctx))))
 	}
 	return in, nil
 }

@@ -167,30 +167,28 @@ up late, or dies later; TAKES says how many seconds that takes."
      ((told)                            ;does what the setting MODE says
       (list (shepherd-service
              (provision '(fickle)) (requirement '(user-processes))
-             ;; On a busy machine the processes that shepherd has forked may exit with 255 before they
-             ;; execute anything.  Services that run at once are respawned then; one that is
-             ;; waited for has failed, so wait only where the tests are about that.
-             (start #~(let ((waited-for (make-forkexec-constructor
-                                         (list #$(fickle))
-                                         #:pid-file "/run/sample-fickle.pid"
-                                         #:pid-file-timeout 6))
-                            (at-once (make-forkexec-constructor (list #$(fickle))))
-                            (file "/etc/guixci/settings"))
-                        (lambda args
-                          (apply (if (and (file-exists? file)
-                                          (string-contains
-                                           (call-with-input-file file (@ (ice-9 textual-ports) get-string-all))
-                                           "MODE="))
-                                     waited-for
-                                     at-once)
-                                 args))))
+             (start #~(make-forkexec-constructor
+                       (list #$(fickle))
+                       #:pid-file "/run/sample-fickle.pid"
+                       #:pid-file-timeout 6))
              (stop #~(make-kill-destructor)))))
+     ((crashes)                         ;what is forked for it crashes, the first time
+      (list (shepherd-service
+             (provision '(crasher)) (requirement '(user-processes))
+             (start #~(lambda _
+                        (define mark "/srv/state/crashed")
+                        (or (file-exists? mark)
+                            (begin
+                              (close-port (open-file mark "w"))
+                              (when (zero? (primitive-fork)) (kill (getpid) SIGABRT))
+                              #f)))))))
      (else '()))))
 
 (define* (sample-system #:key (port 8791) (greeting "hello") (mode 'works))
   "Return an operating system with a service that serves GREETING over HTTP on
 PORT, one that keeps state in /srv/state, a one-shot one, and, depending on
-MODE, one that fails at start or dies, or does what its environment says."
+MODE, one that fails at start or dies, or does what its environment says, or
+for which something crashes."
   (operating-system
     (host-name "sample")
     (timezone "Etc/UTC")
