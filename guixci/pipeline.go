@@ -261,7 +261,7 @@ func (p *Pipeline) Handler() (http.Handler, error) {
 		source = substitute.First(p.pool, p.cache)
 	}
 	return &substitute.Handler{
-		Source: source, Key: key, Logger: p.o.Logger,
+		Source: source, Cache: p.cache, Key: key, Logger: p.o.Logger,
 		Log: substitute.LogDir(os.DirFS(daemonLogs), p.pool),
 	}, nil
 }

@@ -17,8 +17,9 @@ import (
 // served when the store has collected it as garbage, or from another machine.
 // It is a [Source]. Fields must not change after the first call.
 //
-// Its layout is that of a server's addresses, so that any web server, or a client with a
-// "file://" URL, can use the directory as it is:
+// Its layout is that of a server's addresses, so that any web server, or our client with a
+// "file://" URL, can use the directory as it is ("guix substitute" does not decode such
+// URLs: it misses names with a plus or an equals sign):
 //
 //	nix-cache-info
 //	HASH.narinfo            signed if Key is set

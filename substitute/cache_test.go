@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -243,4 +244,50 @@ func TestCacheShared(t *testing.T) {
 		t.Error(err)
 	}
 	substitutetest.TestSource(t, clientOf(t, "file://"+dir), []substitute.StorePath{infos[0].StorePath, infos[39].StorePath})
+}
+
+// What another key has signed is not there for who has a new one: neither a cache nor a handler goes on offering
+// what clients may not accept any more.
+func TestCacheNewKey(t *testing.T) {
+	old, memory, paths := filledCache(t)
+	path := paths[1]
+	info, err := memory.Info(t.Context(), path.Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := &substitute.Cache{Dir: old.Dir, Key: substitute.GenerateKey()}
+	// fetch checks that a handler with the cache offers the item with the new signature, and returns how many
+	// archives it has sent as they were kept.
+	fetch := func() (sent int) {
+		t.Helper()
+		h := &substitute.Handler{Source: memory, Cache: cache, Key: cache.Key}
+		client := clientOf(t, serve(t, h))
+		client.ACL = substitute.NewACL(cache.Key.Public())
+		if err := fetchOne(t, client, info); err != nil {
+			t.Error(err)
+		}
+		var metrics strings.Builder
+		if err := h.WriteMetrics(&metrics); err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(metrics.String(), "\nguixci_substitute_baked_nars_total ")
+		if n, err := fmt.Sscan(rest, &sent); n != 1 {
+			t.Fatalf("metrics %s: %v", &metrics, err)
+		}
+		return sent
+	}
+	fetch()
+	if err := cache.Add(t.Context(), memory, info); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(cache.Dir, path.Hash()+".narinfo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := substitute.ParseNarInfo(text); err != nil || !n.Signature.Key.Equal(cache.Key.Public()) {
+		t.Errorf("narinfo %q, %v", text, err)
+	}
+	if sent := fetch(); sent != 1 {
+		t.Errorf("%d archives were sent as they were kept", sent)
+	}
 }

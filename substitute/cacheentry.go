@@ -180,7 +180,7 @@ var errEvicted = errors.New("evicted at the same moment")
 // has reports whether there is nothing to add.
 func (c *Cache) has(info *Info) bool {
 	there, err := c.load(info.StorePath.Hash())
-	if err != nil || !there.equivalent(info) {
+	if err != nil || !there.equivalent(info) || !there.signedBy(c.Key) {
 		return false
 	}
 	var methods []Compression

@@ -43,15 +43,17 @@ type Handler struct {
 	// added: clients crash on an offer of which they can read nothing.
 	Compression []Compression
 	// NarPath is where archives are, like "substitutes/nars", without regard to slashes at its ends; ""
-	// means "nar". A proxy may want to tell them from the rest. The files of the Baker's cache do not
+	// means "nar". A proxy may want to tell them from the rest. The files of the Cache do not
 	// depend on it.
 	NarPath string
 	// TTL is for how long clients may remember an answer, and NegativeTTL that
 	// there is none. Zero leaves it to them: 36 hours and 2 minutes.
 	TTL, NegativeTTL time.Duration
-	// Baker, if not nil, has archives that are compressed already, which are
-	// sent as they are, and compresses those that were asked for. Somebody else has to
-	// call its Run.
+	// Cache, if not nil, has archives that are compressed already. They are sent as they
+	// are, unless another key has signed for them. nil means the Baker's.
+	Cache *Cache
+	// Baker, if not nil, compresses what was asked for, for the next time. Somebody else
+	// has to call its Run.
 	Baker *Baker
 	// Encoders is how many archives are compressed at a time, apart from the
 	// Baker; 0 means twice the number of processors. Who comes later waits.
@@ -203,15 +205,23 @@ func (h *Handler) serveNarInfo(w http.ResponseWriter, r *http.Request, hashPart 
 
 const narinfoType = "application/x-nix-narinfo;charset=utf-8"
 
+// baked returns where archives are that were compressed before; nil is nowhere.
+func (h *Handler) baked() *Cache {
+	if h.Cache == nil && h.Baker != nil {
+		return h.Baker.Cache
+	}
+	return h.Cache
+}
+
 // lookup finds the narinfo of an item, baked or not.
 func (h *Handler) lookup(ctx context.Context, hashPart string) (*NarInfo, error) {
-	if h.Baker != nil {
-		n, err := h.Baker.Cache.load(hashPart)
-		if err == nil {
-			h.Baker.Cache.use(hashPart, time.Now())
+	if cache := h.baked(); cache != nil {
+		n, err := cache.load(hashPart)
+		if err == nil && n.signedBy(h.Key) {
+			cache.use(hashPart, time.Now())
 			return n.at(h.narURL), nil
 		}
-		if !errors.Is(err, ErrNotFound) {
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			h.Logger.ErrorContext(ctx, "read cache", "error", err)
 		}
 	}

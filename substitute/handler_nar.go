@@ -41,21 +41,22 @@ func (h *Handler) serveNAR(w http.ResponseWriter, r *http.Request, c Compression
 	}
 }
 
-// sendBaked sends an archive as it is in the Baker's cache, if it is there.
+// sendBaked sends an archive as it is in the cache, if it is there.
 func (h *Handler) sendBaked(w http.ResponseWriter, r *http.Request, c Compression, base string) bool {
-	if h.Baker == nil {
+	cache := h.baked()
+	if cache == nil {
 		return false
 	}
 	path, err := parseBase(base)
 	if err != nil {
 		return false
 	}
-	f, err := h.Baker.Cache.open(path, c.Method)
+	f, err := cache.open(path, c.Method)
 	if err != nil {
 		return false // also if it cannot be read: the Source may have it
 	}
 	defer f.Close()
-	n, err := h.Baker.Cache.load(path.Hash())
+	n, err := cache.load(path.Hash())
 	if err != nil || n.StorePath != path {
 		return false
 	}
