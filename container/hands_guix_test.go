@@ -39,7 +39,7 @@ func TestRealHandledWithoutFile(t *testing.T) {
 	if err := in.Process.signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	in = awaitRunning(t, d, in)
+	awaitRunning(t, d, in)
 	s.stop()
 	if err := s.wait(); err != nil {
 		t.Fatal(err)
