@@ -26,14 +26,16 @@ type Finding struct {
 }
 
 // Doctor looks at all containers of this machine that it may see. Those of the given
-// deployments are judged by their own state; what ought to run and does not is found, too.
-func Doctor(deployments ...*Deployment) ([]Finding, error) {
+// deployments are judged by their own state; what ought to run and does not is found, too, and what cannot be judged
+// keeps nothing else from being.
+func Doctor(deployments ...*Deployment) []Finding {
 	var found []Finding
 	known, units := make(map[int]bool), make(map[string]bool)
 	for _, d := range deployments {
 		f, err := d.examine()
 		if err != nil {
-			return found, err
+			f = &Finding{Deployment: d.Name}
+			f.miss("it cannot be judged: %v", err)
 		}
 		beside := d.lookedAt()
 		if b, _ := d.kept(); b != nil {
@@ -57,7 +59,7 @@ func Doctor(deployments ...*Deployment) ([]Finding, error) {
 	for _, f := range found {
 		units[f.Unit] = true
 	}
-	return append(found, unknownUnits(deployments, units)...), nil
+	return append(found, unknownUnits(deployments, units)...)
 }
 
 // unknownUnits returns what service managers run for us and is not known.
@@ -181,32 +183,65 @@ func stranger(pid int) (Finding, bool) {
 		return Finding{}, false
 	}
 	if i := slices.IndexFunc(arguments, isLauncher); i >= 0 {
-		f := Finding{Script: string(arguments[i]), Launcher: pid}
+		f := Finding{Script: realName(arguments[i]), Launcher: pid}
 		if parentLine, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", parent)); err == nil && bytes.Equal(parentLine, line) {
 			return Finding{}, false // a container that is being set up has its launcher's name
 		}
 		for _, child := range p.children() {
 			f.Process = child.PID
 		}
-		f.miss("not ours: no root, no ledger, no probes, and nobody to start it again")
+		f.miss(notOurs)
 		return f, true
 	}
-	if isFirst(pid) && bytes.Contains(line, []byte("shepherd")) && !hasLauncher(parent) {
-		f := Finding{Process: pid}
+	if !isFirst(pid) || !isSystem(pid) || !bytes.Contains(line, []byte("shepherd")) || isNamedLauncher(parent) {
+		return Finding{}, false
+	}
+	f := Finding{Process: pid}
+	if isGuile(parent) {
+		f.Launcher = parent
+		f.miss(notOurs)
+	} else {
 		f.miss("an orphan: its launcher has ended, and no deployment here knows it")
-		return f, true
 	}
-	return Finding{}, false
+	return f, true
 }
 
+const notOurs = "not ours: no root, no ledger, no probes, and nobody to start it again"
+
+// isLauncher reports whether an argument is the name of a run-container, or a link to one.
 func isLauncher(argument []byte) bool {
-	name := string(argument)
-	return filepath.IsAbs(name) && itemName(name) == "run-container" && strings.HasPrefix(name, "/gnu/store/")
+	name := realName(argument)
+	return itemName(name) == "run-container" && strings.HasPrefix(name, "/gnu/store/")
 }
 
-func hasLauncher(pid int) bool {
+func realName(argument []byte) string {
+	name := string(argument)
+	if real, err := filepath.EvalSymlinks(name); err == nil && filepath.IsAbs(name) {
+		name = real
+	}
+	return name
+}
+
+func isNamedLauncher(pid int) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && slices.ContainsFunc(bytes.Split(line, []byte{0}), isLauncher)
+}
+
+// isGuile reports whether a process is a program in Guile as a launcher is, by whatever name: not the shepherd of
+// the machine or of a user, which become the parents of orphans.
+func isGuile(pid int) bool {
+	program, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // it may be gone, or a kernel's
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.Contains(filepath.Base(program), "guile") && !bytes.Contains(line, []byte("shepherd"))
+}
+
+// isSystem reports whether a process was started as part of a Guix System, whose boot leaves its name in the
+// environment; a shepherd in a sandbox of its own was not.
+func isSystem(pid int) bool {
+	environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return slices.ContainsFunc(bytes.Split(environment, []byte{0}), func(variable []byte) bool {
+		return bytes.HasPrefix(variable, []byte("GUIX_NEW_SYSTEM="))
+	})
 }
 
 // isFirst reports whether a process is number 1 of a pid namespace below ours.

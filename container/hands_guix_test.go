@@ -2,13 +2,16 @@ package container
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,11 +110,7 @@ func TestRealRestart(t *testing.T) {
 		for _, e := range status.Unwell {
 			names = append(names, e.Service.Name())
 		}
-		found, err := Doctor(d)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range found {
+		for _, f := range Doctor(d) {
 			for _, m := range f.Missing {
 				if f.Deployment == d.Name && strings.HasPrefix(m, "service ") {
 					missing = append(missing, m)
@@ -149,5 +148,67 @@ func TestRealRestart(t *testing.T) {
 	if n := len(history); err != nil || n != 4 || history[2].Event != WasRestarted || history[2].Detail != "counter" || history[2].Who != "carol" ||
 		history[3].Event != WasRestarted || !strings.HasPrefix(history[3].Detail, "service web does not start") {
 		t.Errorf("%+v, %v", history, err)
+	}
+}
+
+// Containers that somebody has started by a link to their script, or by a copy of it, have launchers that live, and
+// are no orphans; a shepherd in a sandbox is no container.
+func TestRealDoctorOfOthers(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	dir := t.TempDir()
+	link, copied := filepath.Join(dir, "gn-container"), filepath.Join(dir, "copied")
+	if err := errors.Join(os.Symlink(script, link), os.WriteFile(copied, readFile(t, script), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for name, wantScript := range map[string]string{link: script, copied: ""} {
+		launcher := runByHand(t, []string{name})
+		var first Process
+		eventually(t, func() error {
+			for _, p := range launcher.children() {
+				if first = p; isSystem(p.PID) {
+					return nil
+				}
+			}
+			return errors.New("it has not booted")
+		})
+		var found []Finding
+		for _, f := range Doctor() {
+			if f.Launcher == launcher.PID || f.Process == first.PID {
+				found = append(found, f)
+			}
+		}
+		want := []Finding{{Script: wantScript, Launcher: launcher.PID, Process: first.PID, Missing: []string{notOurs}}}
+		if diff := cmp.Diff(want, found); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	sandbox := exec.CommandContext(t.Context(), "unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "read line; exit", "shepherd")
+	in, err := sandbox.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer sandbox.Wait()
+	defer in.Close()
+	parent, err := FindProcess(sandbox.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shell Process
+	eventually(t, func() error {
+		for _, shell = range parent.children() {
+			if line := readFile(t, fmt.Sprintf("/proc/%d/cmdline", shell.PID)); strings.HasPrefix(string(line), "sh\x00") {
+				return nil
+			}
+		}
+		return errors.New("it has not started")
+	})
+	for _, f := range Doctor() {
+		if f.Process == shell.PID {
+			t.Errorf("a sandbox: %+v", f)
+		}
 	}
 }

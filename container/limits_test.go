@@ -88,8 +88,8 @@ func TestTaskLimitRefuses(t *testing.T) {
 	if err != nil || state.Refused == 0 {
 		t.Fatalf("%+v, %v", state, err)
 	}
-	found, err := Doctor(d)
-	if want := fmt.Sprintf("refused another one %d times", state.Refused); err != nil || !strings.Contains(fmt.Sprint(found), want) {
-		t.Errorf("%v, %v", found, err)
+	found := Doctor(d)
+	if want := fmt.Sprintf("refused another one %d times", state.Refused); !strings.Contains(fmt.Sprint(found), want) {
+		t.Errorf("%v", found)
 	}
 }

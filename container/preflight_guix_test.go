@@ -371,7 +371,7 @@ func TestRealStateRefusalOfOthers(t *testing.T) {
 }
 
 // runByHand runs a run-container until the end of the test.
-func runByHand(t *testing.T, launcher []string) {
+func runByHand(t *testing.T, launcher []string) Process {
 	t.Helper()
 	settings := t.TempDir()
 	mustWrite(t, filepath.Join(settings, "settings"), fmt.Sprintf("PORT='%d'\n", guixtest.FreePort(t)))
@@ -384,11 +384,11 @@ func runByHand(t *testing.T, launcher []string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p, err := FindProcess(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		p, err := FindProcess(cmd.Process.Pid)
-		if err != nil {
-			t.Error(err)
-		}
 		for _, first := range p.children() {
 			if err := first.signal(unix.SIGKILL); err != nil {
 				t.Error(err)
@@ -396,6 +396,7 @@ func runByHand(t *testing.T, launcher []string) {
 		}
 		cmd.Wait()
 	})
+	return p
 }
 
 // An account gets the number of another one, and with it its files.

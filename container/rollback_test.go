@@ -1,6 +1,7 @@
 package container
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -121,11 +122,7 @@ func TestDoctor(t *testing.T) {
 	d := testDeployment(t)
 	examine := func() []string {
 		t.Helper()
-		found, err := Doctor(d)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range found {
+		for _, f := range Doctor(d) {
 			if f.Deployment == d.Name && f.Generation > 0 {
 				return f.Missing
 			}
@@ -168,5 +165,26 @@ func TestDoctor(t *testing.T) {
 	}
 	if missing := examine(); len(missing) != 1 || !strings.Contains(missing[0], "ought to run and does not") {
 		t.Errorf("%q", missing)
+	}
+}
+
+// A deployment whose state cannot be read is said to be one, and the others are judged all the same.
+func TestDoctorGoesOn(t *testing.T) {
+	d := testDeployment(t)
+	broken := &Deployment{Name: "broken", Dir: t.TempDir()}
+	if err := os.WriteFile(broken.path("running.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	var missing string
+	judged := false
+	for _, f := range Doctor(broken, d) {
+		if f.Deployment == "broken" {
+			missing = strings.Join(f.Missing, "")
+		}
+		judged = judged || f.Deployment == d.Name && f.Generation == g.Number
+	}
+	if !judged || !strings.HasPrefix(missing, "it cannot be judged: read ") {
+		t.Errorf("judged: %v; %q", judged, missing)
 	}
 }

@@ -301,10 +301,7 @@ func (d *driver) doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := container.Doctor(all...)
-			if err != nil {
-				return err
-			}
+			found := container.Doctor(all...)
 			if err := d.print(found, func(w io.Writer) { printFindings(w, found) }); err != nil {
 				return err
 			}
@@ -342,7 +339,7 @@ func printFindings(w io.Writer, found []container.Finding) {
 		case name == "" && f.Unit != "":
 			name = "unit " + f.Unit
 		case name == "":
-			name = "somebody's " + f.Script
+			name = strings.TrimSpace("somebody's " + f.Script)
 		}
 		fmt.Fprintf(w, "%s: launcher %d, process %d\n", name, f.Launcher, f.Process)
 		for _, m := range f.Missing {
