@@ -30,7 +30,9 @@ func (d *driver) promoteCommand() *cobra.Command {
 			pool := connect(dep)
 			defer func() { err = errors.Join(err, pool.Close()) }()
 			p.AllowDowngrade = d.downgrade
-			return d.conclude(dep.Promote(c.Context(), p))
+			target := *d
+			target.environment = to
+			return target.supervised(dep, args[0], d.conclude(dep.Promote(c.Context(), p)))
 		},
 	}
 	c.Flags().StringVar(&from, "from", "", "the environment that is followed, such as cd")

@@ -26,7 +26,7 @@ in order. It is started when it ends or has not survived the machine, with the c
 probes of "start"; logs that have grown are put aside. A supervisor that is killed leaves the
 container running, for the next one to find.
 
-"apply", "rollback" and "start" leave a supervisor behind when there is none, so this is for
+"apply", "promote", "rollback" and "start" leave a supervisor behind when there is none, so this is for
 starting containers with the machine. As a service of systemd:
 
   [Service]
