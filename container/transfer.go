@@ -22,7 +22,7 @@ type Carrier interface {
 	// Pack writes store items with all they need, signed.
 	Pack(ctx context.Context, w io.Writer, items []string) error
 	// Unpack adds what Pack has written to the store. What was altered on the way, or was
-	// signed by somebody this machine does not trust, is an error.
+	// signed by somebody this machine does not trust, is an *[ImportError].
 	// The items stay until the Carrier is closed, or rooted.
 	Unpack(ctx context.Context, r io.Reader) error
 	// Fetch has the store get items from elsewhere, that is, from its substitute servers.

@@ -9,7 +9,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 
+	"github.com/genenetwork/guixci/container"
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/substitute"
 )
@@ -58,8 +60,16 @@ func (c *Carrier) Unpack(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	_, err = client.ImportPaths(ctx, r)
+	var daemon *store.DaemonError
+	if errors.As(err, &daemon) && unwelcome.MatchString(daemon.Message) {
+		return &container.ImportError{Reason: err}
+	}
 	return err
 }
+
+// unwelcome is what guix-daemon says of an archive that was altered, or that somebody has signed whom it does not trust;
+// it has the same status for all that may go wrong.
+var unwelcome = regexp.MustCompile(`imported archive|signature|unauthorized|public key`)
 
 // Fetch implements [container.Carrier].
 func (c *Carrier) Fetch(ctx context.Context, items []string) error {
