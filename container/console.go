@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,8 +40,10 @@ echo -1000 >/proc/self/oom_score_adj
 while cat; status=$?; [ $status -ne 0 ]; do
   [ $status -gt 128 ] && continue # it was killed
   timeout -s KILL 2 cat >/dev/null
-  echo "guixci: what was said here for two seconds is lost: the log could not be written"
+  echo "` + lostWords + `"
 done`
+
+const lostWords = "guixci: what was said here for two seconds is lost: the log could not be written"
 
 // speak executes a launcher, whose command follows the arguments: the listener, the fifo and the log.
 // Standard error goes to the log as it is: it is what tells why there is no container.
@@ -112,7 +115,7 @@ func (s *substitute) look(in *Instance) error {
 	}
 	s.fifo = fifo
 	s.running.Go(func() { // close waits for it
-		io.Copy(log, fifo) // until the container ends, the disk is full, or close
+		listen(log, fifo)
 		log.Close()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -121,6 +124,20 @@ func (s *substitute) look(in *Instance) error {
 	})
 	in.d.log().Warn("nobody listened to the container any more, now the supervisor does", "generation", in.Generation.Number)
 	return nil
+}
+
+// listen does what the listener does, until the container ends or the fifo is closed.
+func listen(log io.Writer, fifo *os.File) {
+	for {
+		_, err := io.Copy(log, fifo)
+		if err == nil || errors.Is(err, os.ErrClosed) {
+			return
+		}
+		fifo.SetReadDeadline(time.Now().Add(2 * time.Second))
+		io.Copy(io.Discard, fifo)
+		fifo.SetReadDeadline(time.Time{})
+		fmt.Fprintln(log, lostWords)
+	}
 }
 
 // backlog says how much there is to read, and how long the log is.

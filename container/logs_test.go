@@ -1,12 +1,17 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a service says is told from what others say, whenever it is known whose process it is.
@@ -299,35 +304,73 @@ func sizeOf(t *testing.T, name string) int64 {
 	return info.Size()
 }
 
-// A full disk makes nobody wait who says something; what is lost is said when there is space again.
+// A full disk makes nobody wait who says something, be it that the listener hears it or a supervisor; what is lost is
+// said when there is space again.
 func TestLogOnFullDisk(t *testing.T) {
-	d := testDeployment(t)
-	disk := mountTmpfs(t, "4M")
-	d.Dir, d.MinFree = disk+"/deployment", 1
-	mustApply(t, d, script(t, d, "prints", "status-works.sexp"))
-	in := awaitRunning(t, d, nil)
-	written := func() int {
-		number := 0
-		for line := range strings.Lines(string(readFile(t, fmt.Sprintf("/proc/%d/io", in.Process.PID)))) {
-			fmt.Sscanf(line, "wchar: %d", &number)
-		}
-		return number
+	for _, listening := range []string{"listener", "supervisor"} {
+		t.Run(listening, func(t *testing.T) {
+			d := testDeployment(t)
+			disk := mountTmpfs(t, "3M")
+			d.Dir, d.MinFree = disk+"/deployment", 1
+			mustApply(t, d, script(t, d, "prints", "status-works.sexp"))
+			in := awaitRunning(t, d, nil)
+			if listening == "supervisor" {
+				for _, p := range listeners(t, in) {
+					if err := errors.Join(p.signal(9), p.wait(t.Context())); err != nil {
+						t.Fatal(err)
+					}
+				}
+				supervise(t, d, quickly)
+			}
+			written := func() (number int) {
+				for line := range strings.Lines(string(readFile(t, fmt.Sprintf("/proc/%d/io", in.Process.PID)))) {
+					fmt.Sscanf(line, "wchar: %d", &number)
+				}
+				return number
+			}
+			await(t, func() bool { return written() > 10<<20 })
+			if size := sizeOf(t, in.logFile()); size > 3<<20 {
+				t.Fatalf("the log has %d bytes", size)
+			}
+			if err := os.Truncate(in.logFile(), 0); err != nil {
+				t.Fatal(err)
+			}
+			await(t, func() bool { return strings.Contains(string(readFile(t, in.logFile())), lostWords+"\n") })
+			begin := time.Now()
+			if err := d.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); took > in.handling().StopTimeout {
+				t.Errorf("it took %v to stop", took)
+			}
+		})
 	}
-	await(t, func() bool { return written() > 40<<20 })
-	if size := sizeOf(t, in.logFile()); size > 4<<20 {
-		t.Fatalf("the log has %d bytes", size)
-	}
-	if err := os.Truncate(in.logFile(), 0); err != nil {
+}
+
+// What is executed with a listener may open many files, has the fifo as its standard output, to read from it, too, and
+// nothing else of it.
+func TestSpeak(t *testing.T) {
+	dir := t.TempDir()
+	console, log := filepath.Join(dir, "console"), filepath.Join(dir, "log")
+	if err := unix.Mkfifo(console, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool {
-		return strings.Contains(string(readFile(t, in.logFile())), "is lost: the log could not be written\n")
-	})
-	begin := time.Now()
-	if err := d.Stop(t.Context()); err != nil {
+	const few = `ulimit -S -n 256; exec "$@"`
+	const what = `test -e /proc/$$/fd/3 && echo left open; ulimit -S -n; echo error >&2; exec grep flags /proc/self/fdinfo/1`
+	cmd := exec.Command("/bin/sh", "-c", few, "sh", "/bin/sh", "-c", speak, "sh", listener, console, log, "/bin/sh", "-c", what)
+	var said strings.Builder
+	cmd.Stderr = &said
+	if err := cmd.Run(); err != nil || said.String() != "error\n" {
+		t.Fatalf("%v: %s", err, &said)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > in.handling().StopTimeout {
-		t.Errorf("it took %v to stop", took)
+	want := fmt.Sprintf("%d\nflags:\t0100002\n", min(65536, limit.Max))
+	var got string
+	await(t, func() bool { got = string(readFile(t, log)); return len(got) >= len(want) })
+	if got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -20,7 +20,7 @@ type Freezer interface {
 }
 
 // rotateLog puts the log aside as log.1 once it has reached a size, and what is there as
-// log.1 as log.2, and so on; count of them are kept. The container has the log open
+// log.1 as log.2, and so on; count of them are kept. The listener has the log open
 // for appending: it is emptied, not exchanged.
 func (in *Instance) rotateLog(ctx context.Context, size int64, count int) error {
 	info, err := os.Stat(in.logFile())

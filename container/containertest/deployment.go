@@ -2,6 +2,7 @@ package containertest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -50,6 +51,13 @@ func Deploy(t *testing.T, name string, r container.Runner, script string, expose
 	if first.Launcher.Alive() {
 		t.Error("the first launcher is there beside the second")
 	}
+	await(t, "what the services of both have said", func() bool {
+		var log, service strings.Builder
+		if err := errors.Join(d.Logs(t.Context(), &log, "", false), d.Logs(t.Context(), &service, "counter", false)); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(log.String(), "] counter is counting\n") == 2 && service.String() == "counter is counting\n"
+	})
 	other := d
 	found, err := other.Start(t.Context())
 	if err != nil || found.Process != second.Process || found.Launcher != second.Launcher {

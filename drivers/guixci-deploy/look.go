@@ -134,7 +134,13 @@ func (d *driver) logsCommand() *cobra.Command {
 		func(c *cobra.Command, dep *container.Deployment, args []string) error {
 			return dep.Logs(c.Context(), d.stdout, strings.Join(args, ""), follow)
 		})
-	c.Flags().BoolVar(&follow, "follow", false, "go on with what is printed from now on")
+	c.Long = `Print what the container has said: what shows on its console, which is what its activation, its
+shepherd and the services that have no log file of their own say, and what a system log
+writes to /dev/tty12. Of a service: its log files, or what the console had of it since the container began.
+
+It is kept with the generation, as it comes, and put aside when it has grown; see "supervise". A line that
+begins with "guixci:" says where something is missing: while the disk was full, for example.`
+	c.Flags().BoolVar(&follow, "follow", false, "go on with what is said from now on, until the container ends")
 	return c
 }
 
