@@ -530,16 +530,22 @@ func say(conn net.Conn) {
 
 // serveAll answers everybody, one after another, and returns what a client has not got.
 func (q *queue) serveAll(t *testing.T) error {
+	var saying sync.Mutex
 	go func() { // ends with the listener
 		for {
 			conn, err := q.Accept()
 			if err != nil {
 				return
 			}
+			saying.Lock()
 			say(conn)
+			saying.Unlock()
 		}
 	}()
-	return q.clients.Wait()
+	err := q.clients.Wait()
+	saying.Lock() // who has the answer may be gone before its connection is closed here
+	defer saying.Unlock()
+	return err
 }
 
 // Those that the server has no room for are clients, too, and have asked before the traffic was moved.
