@@ -75,7 +75,7 @@ func (d *Deployment) enter(e Entry) error {
 	}
 	last, err := lastEntry(text)
 	if err != nil {
-		return fmt.Errorf("the last line of the ledger %w", err)
+		return err
 	}
 	var cut *CutError
 	if err := d.checkEnd(text); errors.As(err, &cut) {
@@ -185,7 +185,11 @@ func (d *Deployment) lastEntered() (Entry, error) {
 
 func lastEntry(text []byte) (Entry, error) {
 	lines := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
-	return parseEntry(lines[len(lines)-1])
+	e, err := parseEntry(lines[len(lines)-1])
+	if err != nil {
+		return e, &LedgerError{len(lines), err.Error()}
+	}
+	return e, nil
 }
 
 // parseEntry reads a line; no line at all is entry 0.
