@@ -68,7 +68,7 @@ func (c *Cache) methods(p StorePath) []Compression {
 
 // Add takes the archive of an item from src. It returns when the item can be
 // fetched from the cache, even after a crash of the machine. One that is there already
-// is left alone. An archive that is not what info says is an error, and not kept.
+// is left alone, unless another key has signed it. An archive that is not what info says is an error, and not kept.
 func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
 	const attempts = 5 // somebody who evicts would have to be as unlucky each time
 	for attempt := 1; ; attempt++ {

@@ -50,7 +50,7 @@ type Handler struct {
 	// there is none. Zero leaves it to them: 36 hours and 2 minutes.
 	TTL, NegativeTTL time.Duration
 	// Cache, if not nil, has archives that are compressed already. They are sent as they
-	// are, unless another key has signed for them. nil means the Baker's.
+	// are; what another key has signed is signed anew. nil means the Baker's, which it must be if there is a Baker.
 	Cache *Cache
 	// Baker, if not nil, compresses what was asked for, for the next time. Somebody else
 	// has to call its Run.
@@ -217,11 +217,14 @@ func (h *Handler) baked() *Cache {
 func (h *Handler) lookup(ctx context.Context, hashPart string) (*NarInfo, error) {
 	if cache := h.baked(); cache != nil {
 		n, err := cache.load(hashPart)
-		if err == nil && n.signedBy(h.Key) {
+		if err == nil {
 			cache.use(hashPart, time.Now())
+			n, err = h.signed(n)
+		}
+		if err == nil {
 			return n.at(h.narURL), nil
 		}
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		if !errors.Is(err, ErrNotFound) {
 			h.Logger.ErrorContext(ctx, "read cache", "error", err)
 		}
 	}
@@ -233,6 +236,18 @@ func (h *Handler) lookup(ctx context.Context, hashPart string) (*NarInfo, error)
 		h.Baker.Want(info)
 	}
 	return h.narinfo(info)
+}
+
+// signed returns a narinfo of the cache, signed with the Handler's key if it has another signature. The Baker
+// writes that down.
+func (h *Handler) signed(n *NarInfo) (*NarInfo, error) {
+	if n.signedBy(h.Key) {
+		return n, nil
+	}
+	if h.Baker != nil {
+		h.Baker.Want(&n.Info)
+	}
+	return NewNarInfo(&n.Info, h.Key, h.host, n.URLs)
 }
 
 // info asks the Source, except for what no store has, and does not pass on what

@@ -8,7 +8,8 @@ import (
 // A PublicKey is what signatures are checked with. It can be of any kind that
 // Guix can sign with: Ed25519, its default, RSA, and NIST P-256.
 type PublicKey struct {
-	tree gsexp // (public-key …)
+	tree    gsexp  // (public-key …)
+	spelled string // tree in canonical form
 	verifier
 }
 
@@ -42,7 +43,7 @@ func newPublicKey(tree gsexp) (*PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &PublicKey{tree, v}, nil
+	return &PublicKey{tree, tree.canonical(), v}, nil
 }
 
 func newVerifier(numbers gsexp) (verifier, error) {
@@ -97,7 +98,7 @@ func (k *PublicKey) MarshalText() ([]byte, error) { return k.tree.advanced(), ni
 // Equal reports whether the keys are spelled equally, which is how Guix
 // compares them.
 func (k *PublicKey) Equal(other *PublicKey) bool {
-	return k.tree.canonical() == other.tree.canonical()
+	return k.spelled == other.spelled
 }
 
 // A PrivateKey is what a server signs with. Keys are made by [GenerateKey], or
@@ -184,7 +185,8 @@ func GenerateKey() *PrivateKey {
 		list(symbol("curve"), symbol("Ed25519")),
 		list(symbol("q"), atom(point.q.Bytes())),
 	}
-	public := &PublicKey{list(symbol("public-key"), list(numbers...)), point}
+	tree := list(symbol("public-key"), list(numbers...))
+	public := &PublicKey{tree, tree.canonical(), point}
 	numbers = append(numbers, list(symbol("d"), atom(secret.d[:])))
 	return &PrivateKey{list(symbol("private-key"), list(numbers...)), public, secret}
 }

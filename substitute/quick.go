@@ -22,6 +22,8 @@ type quick struct {
 	idle time.Duration
 	in   *[]byte // from quickBuffers
 	out  *[]byte // from quickBuffers
+
+	failed error // of the first write that did
 }
 
 // quickBytes is the size of a read and, about, of a write. More in flight would only
@@ -93,13 +95,14 @@ func (q *quick) burst(ctx, answering context.Context, first []byte) (rest []byte
 	}
 }
 
+// flush sends what there is to send. After a failure the connection has a hole: nothing more is sent.
 func (q *quick) flush() error {
-	if len(*q.out) == 0 {
-		return nil
+	if len(*q.out) == 0 || q.failed != nil {
+		return q.failed
 	}
-	_, err := q.conn.Write(*q.out)
+	_, q.failed = q.conn.Write(*q.out)
 	*q.out = (*q.out)[:0]
-	return err
+	return q.failed
 }
 
 // answer answers the whole requests in b and returns the bytes they take; other
@@ -120,7 +123,7 @@ func (q *quick) answer(ctx context.Context, b []byte) (used int, other bool) {
 		}
 		used += end + 4
 		if len(*q.out) > quickBytes-4096 && q.flush() != nil {
-			return used, false // the next write says so again
+			return used, false // the next flush says so again
 		}
 	}
 	return used, false

@@ -97,6 +97,9 @@ func (s *Server) web() *http.Server {
 		},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Context().Value(connKey{}).(*clientConn).answer()
+			if r.Body != http.NoBody { // net/http reads it before it answers, however long that takes
+				http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.idle()))
+			}
 			root.ServeHTTP(w, r)
 		}),
 	}
