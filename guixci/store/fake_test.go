@@ -230,14 +230,16 @@ func TestDaemonLost(t *testing.T) {
 	pool := &Pool{Address: d.socket}
 	defer pool.Close()
 	c := mustDial(t, d.socket)
+	killed := make(chan struct{})
 	go func() {
+		defer close(killed)
 		<-asked
 		d.kill()
 	}()
 	if _, err := c.Valid(t.Context(), somePath); !errors.Is(err, ErrClosed) {
 		t.Errorf("under way: %v, want ErrClosed", err)
 	}
-	d.wait.Wait()
+	<-killed
 	if _, err := c.Valid(t.Context(), somePath); !errors.Is(err, ErrClosed) {
 		t.Errorf("later: %v, want ErrClosed", err)
 	}
