@@ -190,11 +190,27 @@ func (r *Runner) unload(ctx context.Context, u container.Unit, group *cgroup.Gro
 	if err := group.Kill(); err != nil {
 		return err
 	}
-	if _, _, err := r.shepherd().Do(ctx, "stop", u.Name); err != nil {
+	if err := r.settled(ctx, "stop", u.Name); err != nil {
 		return err
 	}
-	_, _, err = r.shepherd().Do(ctx, "unload", "root", u.Name)
-	return err
+	return r.settled(ctx, "unload", "root", u.Name)
+}
+
+// settled has shepherd do what stops a service whose process was killed. When shepherd has reaped it, and
+// not told the service yet, stopping it fails, for there is no such process; a moment later it does not.
+func (r *Runner) settled(ctx context.Context, action, service string, args ...string) error {
+	for attempt := 1; ; attempt++ {
+		_, _, err := r.shepherd().Do(ctx, action, service, args...)
+		var refused *container.CommandError
+		if attempt == 5 || !errors.As(err, &refused) || refused.Kind != "action-exception" {
+			return err
+		}
+		select {
+		case <-time.After(time.Duration(attempt) * 50 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // find returns the service of a unit, if there is one.
