@@ -92,6 +92,7 @@ func (d *Deployment) besideAt(number int) *Deployment {
 	other := *d
 	other.Name = fmt.Sprintf("%s-beside-%d", d.Name, number)
 	other.Dir, other.live = d.path("beside", strconv.Itoa(number)), d.Dir
+	other.places = nil
 	return &other
 }
 

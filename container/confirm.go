@@ -78,7 +78,10 @@ func (in *Instance) approved() bool {
 	if err := readJSON(in.confirmedFile(), &by); err != nil {
 		return false
 	}
-	in.d.note(Revision{Who: by.Who, Why: by.Why}, in.Generation, WasApproved, "")
+	e := in.d.entry(Revision{}, in.Generation, WasApproved)
+	e.Who, e.Why = by.Who, by.Why // not those of who deploys
+	in.d.log().Info("deployment "+string(WasApproved), "generation", in.Generation.Number, "who", by.Who)
+	in.d.complain("write the ledger", in.d.enter(e))
 	return true
 }
 

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -115,6 +116,15 @@ func (e Environment) check() error {
 	return errors.Join(errs...)
 }
 
+// checkPlaces returns which secrets are where somebody else could exchange them.
+func (e Environment) checkPlaces() error {
+	var errs []error
+	for _, s := range e.Secrets {
+		errs = append(errs, s.judgePlace())
+	}
+	return errors.Join(errs...)
+}
+
 // open opens the file of a secret, if it has been kept as one.
 func (s Secret) open() (*os.File, error) {
 	if !secretName.MatchString(s.Name) {
@@ -154,10 +164,19 @@ func (s Secret) judge(f *os.File) error {
 	case !trusted(st.Uid):
 		return fmt.Errorf("%s belongs to user %d, who could change it at any time", s.File, st.Uid)
 	}
-	if err := judgeDirs(filepath.Clean(s.File)); err != nil || real == filepath.Clean(s.File) {
-		return err
+	return nil
+}
+
+// judgePlace looks for directories in which somebody else could put another file in its place.
+func (s Secret) judgePlace() error {
+	real, err := filepath.EvalSymlinks(s.File)
+	if err == nil {
+		err = cmp.Or(judgeDirs(filepath.Clean(s.File)), judgeDirs(real))
 	}
-	return judgeDirs(real)
+	if err != nil {
+		return fmt.Errorf("secret %q: %w", s.Name, err)
+	}
+	return nil
 }
 
 // trusted reports whether a user is us or root.

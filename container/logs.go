@@ -152,6 +152,7 @@ func (d *Deployment) restartService(ctx context.Context, name string) error {
 	case service.provides("root"):
 		return declined("that is shepherd itself, with which the container ends; stop and start the deployment")
 	}
+	d.complain("write the ledger", d.finishLedger())
 	err = in.Shepherd().restart(ctx, service)
 	detail := service.Name()
 	if err != nil {

@@ -40,7 +40,7 @@ func others(own []mounted) []other {
 	return all
 }
 
-// writableIn leaves out what is read-only, and the root of this machine with all that is mounted below it: a process in a sandbox
+// writableIn leaves out what is read-only, the console that we give containers, and the root of this machine with all that is mounted below it: a process in a sandbox
 // sees that, and a container that is there to look after the machine, and neither keeps state everywhere.
 func writableIn(mounts []mounted, root place) []mounted {
 	var views []string
@@ -50,7 +50,7 @@ func writableIn(mounts []mounted, root place) []mounted {
 		}
 	}
 	return slices.DeleteFunc(mounts, func(m mounted) bool {
-		return !m.writable || slices.ContainsFunc(views, func(view string) bool { return isIn(m.at, view) })
+		return !m.writable || slices.Contains(consoleTargets, m.at) || slices.ContainsFunc(views, func(view string) bool { return isIn(m.at, view) })
 	})
 }
 
@@ -149,8 +149,10 @@ func sharesIn(line []byte) (shares []string, pidFile string) {
 		name, value, _ := strings.Cut(string(argument), "=")
 		switch name {
 		case "--share":
-			source, _, _ := strings.Cut(value, "=")
-			shares = append(shares, source)
+			source, target, _ := strings.Cut(value, "=")
+			if !slices.Contains(consoleTargets, target) {
+				shares = append(shares, source)
+			}
 		case "--pid-file":
 			launcher, pidFile = true, value
 		}

@@ -49,10 +49,12 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("state", d.checkState(g))
 	refuse("state", checkConcurrent(g, was))
 	all = append(all, d.checkWay(g)...)
-	if restart := g.Number != 0; restart { // not running is worse than running out of space
+	if restart := g.Number != 0; restart { // not running is worse than what is only to be feared
 		d.complain("find the space there should be", d.checkDisk(g))
+		d.complain("trust the places of secrets", g.Environment.checkPlaces())
 	} else {
 		refuse("disk", d.checkDisk(g))
+		refuse("environment", g.Environment.checkPlaces())
 	}
 	if len(all) == 0 { // else there may be nothing to read
 		if err := d.checkSystem(ctx, g, was, refuse); err != nil {
@@ -230,8 +232,15 @@ func checkTargets(g *Generation) error {
 	return errors.Join(errs...)
 }
 
+// timed returns a copy of g without what has no part in whether it comes up.
+func (g *Generation) timed() *Generation {
+	copied := *g
+	copied.Handling.Keep, copied.Handling.MayFetch, copied.Handling.MinFree = Retention{}, nil, 0
+	return &copied
+}
+
 // rejected returns the generation of the same script in the same environment, probed and switched
-// in the same way, that was given up, nil for none. It may have been for what was wrong with a probe or a hook.
+// in the same way and with as much time for it, that was given up, nil for none. It may have been for what was wrong with a probe or a hook.
 func (d *Deployment) rejected(like *Generation) (*Generation, error) {
 	all, err := d.Generations()
 	if err != nil {
@@ -239,7 +248,7 @@ func (d *Deployment) rejected(like *Generation) (*Generation, error) {
 	}
 	var found *Generation
 	for _, g := range all {
-		if like.like(g) && like.onSideOf(g).sameWay(g) {
+		if like.like(g) && like.onSideOf(g).timed().sameWay(g.timed()) {
 			found = g // the last attempt is what counts
 		}
 	}

@@ -26,6 +26,9 @@ func (d *Deployment) Pin(number int, pinned bool) error {
 	defer lease.Release()
 	g, err := d.Generation(number)
 	if err == nil {
+		err = d.finishLedger()
+	}
+	if err == nil {
 		g.Pinned = pinned
 		err = d.writeGeneration(g)
 	}

@@ -23,6 +23,7 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	then.Shares, then.Exposes, then.Environment = old.Shares, old.Exposes, old.Environment
 	then.Probes, then.Schedule, then.Switch = old.Probes, old.Schedule, old.Switch
 	then.handle(old, current)
+	then.places = nil // those are of what the file says now
 	if rev.RestoreState {
 		if rev.snapshotOf, then.Switch.Snapshot, err = d.stateOf(old); err != nil {
 			return nil, d.failed(Refused, err)

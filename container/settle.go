@@ -140,6 +140,15 @@ func (d *Deployment) clearPrevious(ctx context.Context, r *record) error {
 	return in.kill(context.WithoutCancel(ctx))
 }
 
+// finishLedger is settleLedger for who enters something, and changes no container.
+func (d *Deployment) finishLedger() error {
+	current, err := d.Current()
+	if err != nil {
+		return err
+	}
+	return d.settleLedger(current)
+}
+
 // settleLedger ends an entry that began and was cut off.
 func (d *Deployment) settleLedger(current *Generation) error {
 	last, err := d.lastEntered()
