@@ -260,7 +260,8 @@ func TestCacheNewKey(t *testing.T) {
 	// archives it has sent as they were kept.
 	fetch := func() (sent int) {
 		t.Helper()
-		h := &substitute.Handler{Source: memory, Cache: cache, Key: cache.Key}
+		nothing := new(substitutetest.Memory) // the store has collected it
+		h := &substitute.Handler{Source: nothing, Cache: cache, Key: cache.Key}
 		client := clientOf(t, serve(t, h))
 		client.ACL = substitute.NewACL(cache.Key.Public())
 		if err := fetchOne(t, client, info); err != nil {
@@ -276,7 +277,9 @@ func TestCacheNewKey(t *testing.T) {
 		}
 		return sent
 	}
-	fetch()
+	if sent := fetch(); sent != 1 {
+		t.Errorf("%d archives were sent as they were kept", sent)
+	}
 	if err := cache.Add(t.Context(), memory, info); err != nil {
 		t.Fatal(err)
 	}

@@ -154,6 +154,20 @@ func TestServerIdleClients(t *testing.T) {
 	}
 }
 
+// A client that announces a body and does not send it is given up.
+func TestServerSilentBody(t *testing.T) {
+	m, paths := filled("plain")
+	url := serveOn(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, MaxConns: 1, Idle: 50 * time.Millisecond, Drain: time.Millisecond})
+	silent := dialServer(t, url)
+	fmt.Fprint(silent, "GET /nix-cache-info HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+	c := dialServer(t, url)
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+	if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
+		t.Errorf("there is no room: %v", err)
+	}
+}
+
 // A client may go on asking for longer than others may be silent.
 func TestServerLongBurst(t *testing.T) {
 	m, paths := filled("plain")
