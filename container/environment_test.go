@@ -15,9 +15,18 @@ import (
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
+// writeSecret makes the file of a secret where nobody else may write, in the temporary directory if
+// that is such a place.
 func writeSecret(t *testing.T, text string, mode os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()
+	if judgeDirs(filepath.Join(dir, "secret")) != nil {
+		var err error
+		if dir, err = os.MkdirTemp("/run", "guixci-test-"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+	}
 	name := filepath.Join(dir, "secret")
 	if err := errors.Join(os.Chmod(dir, 0o700), os.WriteFile(name, []byte(text), mode)); err != nil {
 		t.Fatal(err)
@@ -85,7 +94,8 @@ func TestEnvironmentRefused(t *testing.T) {
 			}
 		})
 	}
-	if err := (Environment{Required: []string{"s", "t"}, Secrets: []Secret{{Name: "s", File: good}, {Name: "t", File: shared}}}).check(); err != nil {
+	e := Environment{Required: []string{"s", "t"}, Secrets: []Secret{{Name: "s", File: good}, {Name: "t", File: shared}}}
+	if err := errors.Join(e.check(), e.checkPlaces()); err != nil {
 		t.Error(err)
 	}
 }
