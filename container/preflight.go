@@ -34,7 +34,12 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 		refuse("namespaces", checkNamespaces(g.Script))
 	}
 	refuse("script", checkScript(g.Script))
-	refuse("environment", g.Environment.check())
+	places := g.Environment.checkPlaces()
+	if g.Number != 0 { // not running is worse than what is only to be feared
+		d.complain("trust the places of secrets", places)
+		places = nil
+	}
+	refuse("environment", errors.Join(g.Environment.check(), places))
 	refuse("runner", d.placing("runner", d.checkRunner(ctx, g)))
 	for _, m := range g.Shares {
 		refuse("mount", d.placing("mount "+m.Name, checkMount(m, true)))
@@ -49,12 +54,10 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("state", d.checkState(g))
 	refuse("state", checkConcurrent(g, was))
 	all = append(all, d.checkWay(g)...)
-	if restart := g.Number != 0; restart { // not running is worse than what is only to be feared
+	if restart := g.Number != 0; restart { // not running is worse than running out of space
 		d.complain("find the space there should be", d.checkDisk(g))
-		d.complain("trust the places of secrets", g.Environment.checkPlaces())
 	} else {
 		refuse("disk", d.checkDisk(g))
-		refuse("environment", g.Environment.checkPlaces())
 	}
 	if len(all) == 0 { // else there may be nothing to read
 		if err := d.checkSystem(ctx, g, was, refuse); err != nil {
