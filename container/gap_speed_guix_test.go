@@ -128,12 +128,11 @@ func byHand(t *testing.T, scripts map[string]string) *switcher {
 		stop(t)
 		g := d.generation(Revision{Script: scripts[map[bool]string{true: "one", false: "two"}[one]]})
 		in := &Instance{Generation: g, d: d}
-		args := in.command()
-		for i, a := range args {
-			if strings.HasPrefix(a, "--pid-file=") {
-				args[i] = "--pid-file=" + filepath.Join(dir, "pid")
+		args := []string{g.Script}
+		for _, a := range in.command()[len(in.launcher()):] {
+			if !strings.HasPrefix(a, "--share="+in.console()+"=") { // what it says goes to the test's output
+				args = append(args, strings.ReplaceAll(a, in.runDir(), dir))
 			}
-			args[i] = strings.ReplaceAll(args[i], in.runDir(), dir)
 		}
 		os.Remove(filepath.Join(dir, "pid"))
 		launcher = exec.Command(args[0], args[1:]...)
@@ -141,7 +140,12 @@ func byHand(t *testing.T, scripts map[string]string) *switcher {
 		if err := launcher.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for get(t.Context(), url) == "" { // it serves
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for get(ctx, url) == "" { // it serves
+			if ctx.Err() != nil {
+				t.Fatal("the container started by hand does not serve")
+			}
 			<-time.After(5 * time.Millisecond)
 		}
 		for _, p := range (Process{PID: launcher.Process.Pid}).children() {
