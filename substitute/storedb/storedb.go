@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
+	sqlitelib "modernc.org/sqlite/lib"
 
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/nar"
@@ -51,9 +52,10 @@ type DB struct {
 
 // opened is an open file.
 type opened struct {
-	file  os.FileInfo
-	db    *sql.DB
-	infos *sql.Stmt
+	file    os.FileInfo
+	db      *sql.DB
+	infos   *sql.Stmt
+	reading chan struct{} // has one for each who reads
 }
 
 const (
@@ -62,14 +64,16 @@ const (
 	trust = 20 * time.Millisecond
 	// maxKnown bounds what is remembered, to some 30 MB.
 	maxKnown = 50_000
+	// readers is how many read at a time, each on a connection, which has a cache of its own.
+	readers = 4
+	// Who has the database to himself is waited for, but a wait cannot be broken off: it is a series of short ones.
+	busyFor, busyTimes = 100 * time.Millisecond, 50
 )
 
 // infoQuery has the references in one string: a second query would take as long as the first.
 const infoQuery = `SELECT path, hash, deriver, narSize, (SELECT group_concat(r.path, ' ')
 	FROM Refs JOIN ValidPaths r ON reference = r.id WHERE referrer = item.id)
 	FROM ValidPaths item WHERE path >= ? ORDER BY path LIMIT 1`
-
-var _ = (*sqlite.Driver)(nil) // registers "sqlite"
 
 // Open opens a database; "" is [DefaultPath]. It fails if the database cannot be read.
 func Open(path string) (*DB, error) {
@@ -84,14 +88,19 @@ func Open(path string) (*DB, error) {
 }
 
 func open(path string, file os.FileInfo) (_ *opened, err error) {
-	d := &opened{file: file}
-	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)"}
+	d := &opened{file: file, reading: make(chan struct{}, readers)}
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path}
+	dsn.RawQuery = fmt.Sprintf("mode=ro&_pragma=busy_timeout(%d)&_pragma=query_only(1)", busyFor.Milliseconds())
 	if d.db, err = sql.Open("sqlite", dsn.String()); err != nil {
 		return nil, err
 	}
-	d.db.SetMaxOpenConns(5) // each has a cache of its own
-	d.db.SetMaxIdleConns(5)
-	if d.infos, err = d.db.Prepare(infoQuery); err != nil {
+	d.db.SetMaxOpenConns(readers + 1) // one is DB.watch
+	d.db.SetMaxIdleConns(readers + 1)
+	err = patiently(context.Background(), func() (err error) {
+		d.infos, err = d.db.Prepare(infoQuery)
+		return err
+	})
+	if err != nil {
 		d.db.Close()
 		return nil, err
 	}
@@ -174,7 +183,7 @@ func (d *opened) read(ctx context.Context, prefix string) (*substitute.Info, err
 	var size sql.NullInt64
 	var path, hash string
 	var deriver, refs sql.NullString
-	err := d.infos.QueryRowContext(ctx, prefix+"-").Scan(&path, &hash, &deriver, &size, &refs)
+	err := d.query(ctx, prefix+"-", &path, &hash, &deriver, &size, &refs)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && !strings.HasPrefix(path, prefix+"-") {
 		return nil, fmt.Errorf("%w: %q", substitute.ErrNotFound, prefix)
 	}
@@ -195,6 +204,32 @@ func (d *opened) read(ctx context.Context, prefix string) (*substitute.Info, err
 	}
 	info.References, err = parsePaths(refs.String)
 	return info, err
+}
+
+// query scans the first row from a path on. It hides ctx from SQL: for a query that can be broken off two goroutines
+// are started, and that takes half as long as the query.
+func (d *opened) query(ctx context.Context, from string, values ...any) error {
+	select {
+	case d.reading <- struct{}{}:
+		defer func() { <-d.reading }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return patiently(ctx, func() error { return d.infos.QueryRow(from).Scan(values...) })
+}
+
+// patiently calls f again while somebody else has the database to himself.
+func patiently(ctx context.Context, f func() error) error {
+	for times := 1; ; times++ {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		err := f()
+		var failed *sqlite.Error
+		if !errors.As(err, &failed) || failed.Code()&0xff != sqlitelib.SQLITE_BUSY || times == busyTimes {
+			return err
+		}
+	}
 }
 
 // parsePaths takes names apart, and sorts them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -158,6 +159,51 @@ func TestDatabaseReplaced(t *testing.T) {
 	move(away, path)
 	until(t, "the first again", db, item, sized(100))
 }
+
+// Somebody has the database to himself: that is waited for, but not longer than the caller does.
+func TestBusy(t *testing.T) {
+	path, w := made(t)
+	item := substitutetest.Path("one", "")
+	exec(t, w, insert, 1, string(item), "sha256:010203"+strings.Repeat("00", 29), "", 100)
+	// Without a write-ahead log, as guix-daemon has it when told so, readers are kept out.
+	exec(t, w, "PRAGMA journal_mode=DELETE")
+	db, err := storedb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	alone, err := w.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alone.Close()
+	for _, statement := range []string{"BEGIN EXCLUSIVE", "UPDATE ValidPaths SET narSize = 200"} {
+		if _, err := alone.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	impatient, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errImpatient)
+	defer cancel()
+	if _, err := db.Info(impatient, item.Hash()); !errors.Is(err, errImpatient) {
+		t.Errorf("while it is busy: %v", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		info, err := db.Info(t.Context(), item.Hash())
+		if err == nil && info.NarSize != 200 {
+			err = fmt.Errorf("size %d", info.NarSize)
+		}
+		got <- err
+	}()
+	if _, err := alone.ExecContext(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+var errImpatient = errors.New("impatient")
 
 func TestOpenFails(t *testing.T) {
 	dir := t.TempDir()
