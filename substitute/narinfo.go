@@ -299,16 +299,26 @@ func (n *NarInfo) at(narURL string) *NarInfo {
 // appendInfo writes what is signed, exactly as guix publish does: an empty list
 // of references leaves a space at the line's end.
 func appendInfo(b []byte, info *Info) []byte {
-	bases := make([]string, len(info.References))
+	b = appendField(b, "StorePath", string(info.StorePath))
+	b = appendField(b, "NarHash", info.NarHash.String())
+	b = appendField(b, "NarSize", strconv.FormatInt(info.NarSize, 10))
+	b = append(b, "References: "...)
 	for i, ref := range info.References {
-		bases[i] = ref.Base()
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		b = append(b, ref.Base()...)
 	}
-	b = fmt.Appendf(b, "StorePath: %s\nNarHash: %s\nNarSize: %d\nReferences: %s\n",
-		info.StorePath, info.NarHash, info.NarSize, strings.Join(bases, " "))
+	b = append(b, '\n')
 	if info.Deriver != "" {
-		b = fmt.Appendf(b, "Deriver: %s\n", info.Deriver.Base())
+		b = appendField(b, "Deriver", info.Deriver.Base())
 	}
 	return b
+}
+
+// appendField writes a line, without package fmt, which would take a tenth of what a narinfo does.
+func appendField(b []byte, name, value string) []byte {
+	return append(append(append(append(b, name...), ": "...), value...), '\n')
 }
 
 func appendURLs(b []byte, urls []NarURL) []byte {
@@ -317,9 +327,10 @@ func appendURLs(b []byte, urls []NarURL) []byte {
 		sizes = sizes && u.FileSize >= 0
 	}
 	for _, u := range urls {
-		b = fmt.Appendf(b, "URL: %s\nCompression: %s\n", u.URL, u.Compression)
+		b = appendField(b, "URL", u.URL)
+		b = appendField(b, "Compression", u.Compression)
 		if sizes {
-			b = fmt.Appendf(b, "FileSize: %d\n", u.FileSize)
+			b = appendField(b, "FileSize", strconv.FormatInt(u.FileSize, 10))
 		}
 	}
 	return b

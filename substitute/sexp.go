@@ -120,8 +120,14 @@ func appendAtom(b, atom []byte) []byte {
 	case isText(atom):
 		return appendQuoted(b, atom)
 	}
-	return fmt.Appendf(b, "#%X#", atom)
+	b = append(b, '#')
+	for _, c := range atom {
+		b = append(b, upperHex[c>>4], upperHex[c&0xf])
+	}
+	return append(b, '#')
 }
+
+const upperHex = "0123456789ABCDEF"
 
 func isTokenByte(c byte) bool { return isAlnum(c) || strings.IndexByte("-./_:*+=", c) >= 0 }
 
