@@ -40,7 +40,7 @@ func (d *Deployment) logs(ctx context.Context, w io.Writer, service string, foll
 		return err
 	}
 	defer t.close()
-	return in.repeat(ctx, follow, func() error { return t.copy(w) })
+	return in.repeat(ctx, follow, func() (bool, error) { return t.copy(w) })
 }
 
 func (d *Deployment) lastLog(w io.Writer) error {
@@ -82,23 +82,23 @@ func (in *Instance) serviceLogs(ctx context.Context, w io.Writer, name string, f
 		defer f.Close()
 		files = append(files, f)
 	}
-	return in.repeat(ctx, follow, func() error {
+	return in.repeat(ctx, follow, func() (bool, error) {
 		for _, f := range files {
 			if err := copyMore(w, f); err != nil {
-				return err
+				return false, err
 			}
 		}
-		return nil
+		return true, nil
 	})
 }
 
-// repeat calls the function, and with follow again and again until the container ends.
-func (in *Instance) repeat(ctx context.Context, follow bool, f func() error) error {
+// repeat calls the function until it has finished, and with follow until, after that, the container ends.
+func (in *Instance) repeat(ctx context.Context, follow bool, f func() (finished bool, err error)) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		alive := in.Alive() // asked first, so that its last words are still copied
-		if err := f(); err != nil || !follow || !alive {
+		if finished, err := f(); err != nil || finished && !(follow && alive) {
 			return err
 		}
 		select {

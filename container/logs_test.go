@@ -157,8 +157,9 @@ func TestLogTail(t *testing.T) {
 	}
 	look := func(what string) {
 		t.Helper()
-		for range 2 { // the first may be in doubt
-			if err := r.copy(&got); err != nil {
+		for finished := false; !finished; {
+			var err error
+			if finished, err = r.copy(&got); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -209,26 +210,109 @@ func TestLogTailInBetween(t *testing.T) {
 	}
 	defer r.close()
 	var got strings.Builder
-	copies := func() {
+	copies := func(want bool) {
 		t.Helper()
-		if err := r.copy(&got); err != nil {
-			t.Fatal(err)
+		if finished, err := r.copy(&got); err != nil || finished != want {
+			t.Fatalf("finished: %v, %v", finished, err)
 		}
 	}
-	copies()
+	copies(true)
 	if err := os.WriteFile(in.asideName(1), []byte("one\ntwo\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	copies()
+	copies(false)
 	if got.String() != "one\n" {
 		t.Fatalf("%q", &got)
 	}
 	if err := os.WriteFile(in.logFile(), []byte("3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	copies()
+	copies(true)
 	if got.String() != "one\ntwo\n3\n" {
 		t.Errorf("%q", &got)
+	}
+}
+
+// A log that is opened when it has just been put aside, and is emptied only then, goes on at its beginning.
+func TestLogTailOpenedInBetween(t *testing.T) {
+	_, in := applied(t, "works")
+	for _, name := range []string{in.logFile(), in.asideName(1)} {
+		if err := os.WriteFile(name, []byte("one\ntwo\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := in.openTail()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	var got strings.Builder
+	for _, more := range []string{"", "3\n"} {
+		if more != "" {
+			if err := os.WriteFile(in.logFile(), []byte(more), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if finished, err := r.copy(&got); err != nil || !finished {
+			t.Fatalf("finished: %v, %v", finished, err)
+		}
+	}
+	if got.String() != "one\ntwo\n3\n" {
+		t.Errorf("%q", &got)
+	}
+}
+
+// A writeFunc is a writer that calls a function.
+type writeFunc func(p []byte) (int, error)
+
+func (f writeFunc) Write(p []byte) (int, error) { return f(p) }
+
+// What is put aside while a log is shown is shown, too: of a container that runs, and of one that has ended, whose last
+// words they are.
+func TestLogsWhilePutAside(t *testing.T) {
+	for _, follow := range []bool{false, true} {
+		t.Run(fmt.Sprintf("follow %v", follow), func(t *testing.T) {
+			_, in := applied(t, "works")
+			if err := os.WriteFile(in.logFile(), []byte("one\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tail, err := in.openTail()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tail.close()
+			if follow {
+				if err := errors.Join(in.Process.signal(9), in.Process.wait(t.Context()), in.Launcher.wait(t.Context())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var got, want strings.Builder
+			before := string(readFile(t, in.logFile())) // the launcher may have said something of its end
+			want.WriteString(before)
+			w := writeFunc(func(p []byte) (int, error) {
+				if got.Len() == 0 {
+					f, err := os.OpenFile(in.logFile(), os.O_APPEND|os.O_WRONLY, 0)
+					if err != nil {
+						return 0, err
+					}
+					defer f.Close()
+					f.WriteString("two\n")
+					want.WriteString("two\n")
+					if err := in.rotateLog(t.Context(), 1, 3); err != nil {
+						return 0, err
+					}
+					f.WriteString("three\n")
+					want.WriteString("three\n")
+				}
+				return got.Write(p)
+			})
+			if err := in.repeat(t.Context(), follow, func() (bool, error) { return tail.copy(w) }); err != nil {
+				t.Fatal(err)
+			}
+			if got.String() != want.String() {
+				t.Errorf("got %q, want %q", &got, &want)
+			}
+		})
 	}
 }
 

@@ -62,48 +62,57 @@ func (t *logTail) lastAside() (l asideLog, err error) {
 	return l, nil
 }
 
-// copy writes what is new. While the log is being put aside it may write nothing, and leave that for the
-// next time.
-func (t *logTail) copy(w io.Writer) error {
+// copy writes what is new. It has not finished when the log is just being put aside: then there is more to write,
+// some time later.
+func (t *logTail) copy(w io.Writer) (finished bool, err error) {
 	now, err := t.lastAside()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if now != t.aside {
 		info, err := t.log.Stat()
 		if err != nil {
-			return err
+			return false, err
 		}
 		// What is there as log.1 is the log, too, for a moment.
 		if done := info.Size() < t.read || t.doubt; !done {
 			t.doubt = true
-			return nil
+			return false, nil
 		}
 		if caughtUp, err := t.catchUp(w, now); err != nil || !caughtUp {
-			return err
+			return false, err
 		}
 	}
 	t.doubt = false
 	return t.copyLog(w)
 }
 
-// copyLog writes what is new in the log itself, until it is put aside.
-func (t *logTail) copyLog(w io.Writer) error {
+// copyLog writes what is new in the log itself. It has not finished if that is put aside meanwhile.
+func (t *logTail) copyLog(w io.Writer) (finished bool, err error) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := t.log.ReadAt(buffer, t.read)
-		if n == 0 && errors.Is(err, io.EOF) {
-			return nil
+		if n == 0 && !errors.Is(err, io.EOF) {
+			return false, err
 		}
-		if n == 0 {
-			return err
+		info, err := t.log.Stat()
+		if err != nil {
+			return false, err
 		}
-		// It is emptied only after log.1 has become another one. If that is so, what was read may be of the next log.
+		// It is emptied only after log.1 has become another one. If that is so, what was read may be of the next log,
+		// and the end that of an empty one.
 		if now, err := t.lastAside(); err != nil || now != t.aside {
-			return err
+			return false, err
+		}
+		if n == 0 && info.Size() >= t.read {
+			return true, nil
+		}
+		if n == 0 { // it was opened when log.1 was there already, and it was not yet emptied
+			t.read = 0
+			continue
 		}
 		if _, err := w.Write(buffer[:n]); err != nil {
-			return err
+			return false, err
 		}
 		t.read += int64(n)
 	}

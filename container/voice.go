@@ -234,18 +234,16 @@ func (in *Instance) copyVoice(ctx context.Context, w io.Writer, services []Servi
 		return err
 	}
 	v := newVoice(w, service.Name(), services)
-	err = in.repeat(ctx, follow, func() error {
-		if err := t.copy(v); err != nil {
-			return err
-		}
-		if len(v.held) == 0 {
-			return nil
+	err = in.repeat(ctx, follow, func() (bool, error) {
+		finished, err := t.copy(v)
+		if err != nil || len(v.held) == 0 {
+			return finished, err
 		}
 		services, err := in.Shepherd().Services(ctx)
 		if err != nil && !in.Alive() {
-			return nil
+			return finished, nil
 		}
-		return errors.Join(err, v.recognise(services))
+		return finished, errors.Join(err, v.recognise(services))
 	})
 	if err != nil || follow || v.heard {
 		return err
