@@ -275,7 +275,7 @@ func (e *RejectedError) ExitCode() int { return Refused.ExitCode() }
 
 func (e *RejectedError) Error() string {
 	why, _, _ := strings.Cut(e.Generation.Rejected, "\n")
-	return fmt.Sprintf("%s was rejected as generation %d, and is tried again only when asked for, with --retry: %s",
+	return fmt.Sprintf("%s was rejected as generation %d, and is tried again only when asked for: %s",
 		e.Generation.Script, e.Generation.Number, why)
 }
 

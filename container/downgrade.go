@@ -11,7 +11,7 @@ import (
 type DowngradeError struct{ Channels []string }
 
 func (e *DowngradeError) Error() string {
-	return fmt.Sprintf("it would downgrade %s, or leave its history: that takes --allow-downgrades", strings.Join(e.Channels, ", "))
+	return fmt.Sprintf("it would downgrade %s, or leave its history, which nobody has allowed", strings.Join(e.Channels, ", "))
 }
 
 // ExitCode returns the status a program should end with.

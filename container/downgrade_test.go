@@ -33,7 +33,7 @@ func TestDowngrade(t *testing.T) {
 	_, err = d.Apply(t.Context(), back)
 	wantOutcome(t, err, Refused)
 	var downgrade *DowngradeError
-	if !errors.As(err, &downgrade) || strings.Join(downgrade.Channels, " ") != "guix" || !strings.Contains(err.Error(), "--allow-downgrades") {
+	if !errors.As(err, &downgrade) || strings.Join(downgrade.Channels, " ") != "guix" || !strings.Contains(err.Error(), "nobody has allowed") {
 		t.Errorf("error %v", err)
 	}
 	last := func() Entry {

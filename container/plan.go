@@ -106,8 +106,12 @@ func (p *Plan) refuse(err error) {
 	}
 	r := Refusal{Check: "revision", Reason: err.Error()}
 	var refusal *RefusalError
-	if errors.As(err, &refusal) {
+	var rejected *RejectedError
+	switch {
+	case errors.As(err, &refusal):
 		r.Check = refusal.Check
+	case errors.As(err, &rejected):
+		r.Check = "rejected"
 	}
 	p.Refusals = append(p.Refusals, r)
 }

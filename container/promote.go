@@ -14,7 +14,9 @@ type Promotion struct {
 	Descends func(ctx context.Context, old, new Channel) (bool, error)
 	// AllowDowngrade promotes all the same; the ledger says so.
 	AllowDowngrade bool
-	Who, Why       string
+	// Force tries again what was rejected before, see [Revision].
+	Force    bool
+	Who, Why string
 }
 
 // Promote makes the very store item that is current, and so confirmed, in another deployment the
@@ -38,7 +40,7 @@ func (d *Deployment) promotion(ctx context.Context, p Promotion) (Revision, erro
 		return Revision{}, fmt.Errorf("%s runs no confirmed generation", p.From.Name)
 	}
 	g := s.Current
-	rev := Revision{Script: g.Script, Lock: g.Lock, Channels: g.Channels, Who: p.Who, Descends: p.Descends, AllowDowngrade: p.AllowDowngrade,
+	rev := Revision{Script: g.Script, Lock: g.Lock, Channels: g.Channels, Who: p.Who, Descends: p.Descends, AllowDowngrade: p.AllowDowngrade, Force: p.Force,
 		Why: because(p.Why, fmt.Sprintf("promotes generation %d of %s", g.Number, p.From.Name))}
 	if rev.Descends == nil {
 		rev.Descends = func(context.Context, Channel, Channel) (bool, error) { return false, nil }

@@ -73,4 +73,17 @@ func TestPromote(t *testing.T) {
 	if _, err := production.Promote(t.Context(), p); err != nil {
 		t.Error(err)
 	}
+
+	// What was rejected here is promoted again when that is asked for.
+	deploy("c4")
+	production.Probes, production.Schedule.StartPeriod = Probes{probeFunc(func() error { return errors.New("not here") })}, 1
+	_, err = production.Promote(t.Context(), p)
+	wantOutcome(t, err, RolledBack)
+	var rejected *RejectedError
+	if err := refused(); !errors.As(err, &rejected) || strings.Contains(err.Error(), "--") {
+		t.Errorf("error %v", err)
+	}
+	p.Force = true
+	_, err = production.Promote(t.Context(), p)
+	wantOutcome(t, err, RolledBack)
 }

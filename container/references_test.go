@@ -64,7 +64,7 @@ func TestRejectedForTheWay(t *testing.T) {
 			wantOutcome(t, err, Kept)
 			_, err = bad.Apply(t.Context(), Revision{Script: works})
 			wantOutcome(t, err, Refused)
-			if !strings.Contains(err.Error(), "--retry") {
+			if !strings.Contains(err.Error(), "tried again only when asked for") {
 				t.Errorf("error %v", err)
 			}
 			if p, err := d.Plan(t.Context(), Revision{Script: works}); err != nil || len(p.Refusals) > 0 {

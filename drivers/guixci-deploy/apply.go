@@ -116,6 +116,11 @@ func readLock(name string) (*channel.Lock, error) {
 func (d *driver) addBuildFlags(c *cobra.Command) *cobra.Command {
 	c.Flags().StringVar(&d.script, "script", "", "this run-container in the place of what the file declares")
 	c.Flags().StringVar(&d.guix, "guix", "", "the guix program that pulls (default: guix in PATH)")
+	return d.addInsistence(c)
+}
+
+// addInsistence adds the options that have done what would be refused.
+func (d *driver) addInsistence(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVar(&d.downgrade, "allow-downgrades", false, "even if channels go back; the ledger says so")
 	c.Flags().BoolVar(&d.retry, "retry", false, "try a revision again that was rejected, or that runs")
 	return c
@@ -136,6 +141,11 @@ func (d *driver) planCommand() *cobra.Command {
 			}
 			if err := d.print(p, func(w io.Writer) { p.WriteTo(w) }); err != nil {
 				return err
+			}
+			for _, r := range p.Refusals {
+				if hint := advice[r.Check]; hint != "" {
+					fmt.Fprintf(d.stderr, "hint: %s\n", hint)
+				}
 			}
 			if len(p.Refusals) > 0 {
 				return exitStatus(container.Refused)

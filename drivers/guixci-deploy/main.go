@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	var status exitStatus
 	if err != nil && !errors.As(err, &status) {
-		cli.Complain(stderr, program, err)
+		cli.Complain(stderr, program, advised{err})
 	}
 	return cli.ExitCode(err)
 }
@@ -76,6 +76,30 @@ func (red) ExitCode() int { return cli.Red }
 
 // ExitCode returns the status.
 func (s exitStatus) ExitCode() int { return int(s) }
+
+// An advised error says which option makes that be done which was refused.
+type advised struct{ error }
+
+func (a advised) Unwrap() error { return a.error }
+
+// Advice returns the advice, or that of the error itself.
+func (a advised) Advice() string {
+	var rejected *container.RejectedError
+	var downgrade *container.DowngradeError
+	switch {
+	case errors.As(a.error, &rejected):
+		return advice["rejected"]
+	case errors.As(a.error, &downgrade):
+		return advice["downgrade"]
+	}
+	return cli.Hint(a.error)
+}
+
+// advice is for what was refused, by the check that did.
+var advice = map[string]string{
+	"rejected":  "if the cause is gone, have it tried again with --retry",
+	"downgrade": "if that is what you want, allow it with --allow-downgrades; the ledger will say so",
+}
 
 func (d *driver) command() *cobra.Command {
 	root := &cobra.Command{

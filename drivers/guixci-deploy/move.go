@@ -29,7 +29,7 @@ func (d *driver) promoteCommand() *cobra.Command {
 			}
 			pool := connect(dep)
 			defer func() { err = errors.Join(err, pool.Close()) }()
-			p.AllowDowngrade = d.downgrade
+			p.AllowDowngrade, p.Force = d.downgrade, d.retry
 			target := *d
 			target.environment = to
 			return target.supervised(dep, args[0], d.conclude(dep.Promote(c.Context(), p)))
@@ -37,8 +37,7 @@ func (d *driver) promoteCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&from, "from", "", "the environment that is followed, such as cd")
 	c.Flags().StringVar(&to, "to", "", "the environment that follows, such as production")
-	c.Flags().BoolVar(&d.downgrade, "allow-downgrades", false, "even if channels go back; the ledger says so")
-	return c
+	return d.addInsistence(c)
 }
 
 // promotion returns what is to be promoted, and where to.
