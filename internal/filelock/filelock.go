@@ -7,7 +7,8 @@
 //
 // A lock is flock(2) on a file that is made for the purpose. It belongs to the open
 // file: two acquired in one process exclude each other too, and children that
-// inherit the file share it.
+// inherit the file share it. To look who has it takes nothing, and so
+// keeps nobody from acquiring it.
 package filelock
 
 import (
@@ -19,6 +20,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrHeld says that somebody else has the lock.
@@ -56,6 +59,10 @@ func Try(name string) (*Lock, error) {
 		}
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil && isNamed(f, name) {
+			if err := show(f, unix.F_WRLCK); err != nil {
+				f.Close()
+				return nil, fmt.Errorf("lock %s: %w", name, err)
+			}
 			return &Lock{file: f}, nil
 		}
 		f.Close()
@@ -68,6 +75,19 @@ func Try(name string) (*Lock, error) {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
 	}
+}
+
+// show sets or removes what [Holder] looks at. What flock has locked can be told only by trying to lock it, which
+// for a moment keeps others from it; a lock of fcntl(2) that belongs to the open file, too, can be asked for.
+func show(f *os.File, kind int16) error {
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind})
+}
+
+// isShown reports whether somebody shows that he holds the lock.
+func isShown(f *os.File) (bool, error) {
+	asked := unix.Flock_t{Type: unix.F_RDLCK}
+	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &asked)
+	return asked.Type != unix.F_UNLCK, err
 }
 
 // isNamed reports whether f is still the file of that name.
@@ -105,9 +125,12 @@ func Holder(name string) (note []byte, held bool, err error) {
 		return nil, false, fmt.Errorf("look at lock %s: %w", name, err)
 	}
 	defer f.Close()
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
-	if !errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, false, err // left by a holder that was killed, if there is no error
+	held, err = isShown(f)
+	if err != nil {
+		return nil, false, fmt.Errorf("look at lock %s: %w", name, err)
+	}
+	if !held {
+		return nil, false, nil // left by a holder that was killed
 	}
 	note, err = io.ReadAll(io.LimitReader(f, 64<<10))
 	return note, true, err
@@ -119,6 +142,7 @@ func (l *Lock) Release() {
 	l.once.Do(func() {
 		// The file is removed while the lock is held, so it is nobody else's.
 		os.Remove(l.file.Name())
+		show(l.file, unix.F_UNLCK)
 		syscall.Flock(int(l.file.Fd()), syscall.LOCK_UN)
 		l.file.Close()
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,68 @@ func TestLeftFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Release()
+}
+
+// Looking is not holding: whoever wants the lock gets it, however many look at it.
+func TestLookersKeepNobodyOut(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	ctx, cancel := context.WithCancel(t.Context())
+	var looks atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, _, err := filelock.Holder(name); err != nil {
+					t.Error(err)
+					return
+				}
+				looks.Add(1)
+			}
+		})
+	}
+	for tries := 0; looks.Load() < 1000 || tries < 100; tries++ {
+		if err := os.WriteFile(name, nil, 0o600); err != nil { // left by somebody who was killed
+			t.Fatal(err)
+		}
+		l, err := filelock.Try(name)
+		if err != nil {
+			t.Errorf("after %d: %v", tries, err)
+			break
+		}
+		l.Release()
+	}
+	cancel()
+	wg.Wait()
+}
+
+// A child that has inherited the lock holds it, and shows it, until the lock is released.
+func TestInherited(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	l, err := filelock.Try(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("cat")
+	child.ExtraFiles = []*os.File{l.File()}
+	in, err := child.StdinPipe()
+	if err := errors.Join(err, child.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer in.Close()
+	l.File().Close() // as if this process had ended
+	if _, held, err := filelock.Holder(name); !held || err != nil {
+		t.Errorf("holder: %v, %v", held, err)
+	}
+	if _, err := filelock.Try(name); !errors.Is(err, filelock.ErrHeld) {
+		t.Errorf("%v, want ErrHeld", err)
+	}
+	if err := errors.Join(in.Close(), child.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	if _, held, err := filelock.Holder(name); held || err != nil {
+		t.Errorf("holder after the end of the child: %v, %v", held, err)
+	}
 }
 
 // The file is removed and made anew all the time, and still only one holds it.
