@@ -594,7 +594,7 @@ func TestStopWithoutLauncher(t *testing.T) {
 
 func TestStartNothing(t *testing.T) {
 	d := testDeployment(t)
-	if _, err := d.Start(t.Context()); !errors.Is(err, errNothing) {
+	if _, err := d.Start(t.Context()); !errors.Is(err, ErrNothing) {
 		t.Errorf("error %v", err)
 	}
 	if err := d.Stop(t.Context()); err != nil {

@@ -57,6 +57,9 @@ func (e *UnhealthyError) Error() string {
 
 func (e *UnhealthyError) Unwrap() error { return e.Err }
 
+// ExitCode returns the status a program should end with: something is red.
+func (e *UnhealthyError) ExitCode() int { return red }
+
 // await returns nil once the container is healthy. Otherwise it returns
 // an *[UnhealthyError], an error of the container's end, or the cause of ctx's end.
 func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule) error {

@@ -82,7 +82,7 @@ func (d *Deployment) aside(number int, as Beside) (*Deployment, Revision, error)
 	other.Probes = old.Probes.ofAny()
 	for name, source := range as.Sources {
 		if !setSource(other.Shares, name, source) && !setSource(other.Exposes, name, source) {
-			return nil, Revision{}, fmt.Errorf("it has no mount %q", name)
+			return nil, Revision{}, decline("it has no mount %q", name)
 		}
 	}
 	return other, Revision{Script: old.Script, Lock: old.Lock, Channels: old.Channels, Why: "run beside", Force: true}, nil

@@ -35,7 +35,7 @@ func (d *Deployment) confirmTrial() error {
 		in = beside
 	}
 	if _, err := os.Stat(in.waitingFile()); errors.Is(err, fs.ErrNotExist) {
-		return declinedBy(fmt.Errorf("generation %d does not wait for it", in.Generation.Number))
+		return decline("generation %d does not wait for it", in.Generation.Number)
 	}
 	text, err := json.Marshal(Holder{Who: d.Who, Why: d.Why, PID: os.Getpid(), Since: time.Now().Round(time.Second)})
 	if err == nil {

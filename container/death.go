@@ -16,6 +16,17 @@ type LaunchError struct {
 	Output string // the last lines the launcher and the container printed
 	// Stuck is what the threads of a launcher that did not get on, and of its children, were doing, one a line.
 	Stuck string
+
+	booted bool // the container had a first process
+}
+
+// ExitCode returns the status a program should end with: a container that ends by itself is red; what
+// kept it from being made may not do so the next time.
+func (e *LaunchError) ExitCode() int {
+	if e.booted {
+		return red
+	}
+	return NotTried.ExitCode()
 }
 
 func (e *LaunchError) Error() string {
@@ -58,7 +69,7 @@ func lastLines(name string, start int64) string {
 // death returns the error of an end that nobody asked for.
 func (in *Instance) death() error {
 	output := in.output()
-	return &LaunchError{Script: in.Generation.Script, Reason: in.reason(output), Output: output}
+	return &LaunchError{Script: in.Generation.Script, Reason: in.reason(output), Output: output, booted: !in.Process.isZero()}
 }
 
 // signs are what launchers are known to print, most telling first,

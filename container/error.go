@@ -43,22 +43,17 @@ func (o Outcome) String() string {
 // ExitCode returns the status a program should end with.
 func (o Outcome) ExitCode() int { return int(o) }
 
-// A declined is why nothing was tried, as long as nobody changes what it speaks of.
-type declined string
+// A declined is why nothing was tried: trying the same again does not help, as long as nobody changes what it speaks of.
+type declined struct{ error }
 
-func (e declined) Error() string { return string(e) }
+// decline returns a declined, as [fmt.Errorf] has it.
+func decline(format string, args ...any) error { return declined{fmt.Errorf(format, args...)} }
+
+// Unwrap returns what was declined.
+func (e declined) Unwrap() error { return e.error }
 
 // ExitCode returns the status a program should end with.
-func (e declined) ExitCode() int { return Refused.ExitCode() }
-
-// declinedBy gives an error the status of what was declined: trying the same again does not help.
-func declinedBy(err error) error { return &declinedError{err} }
-
-type declinedError struct{ err error }
-
-func (e *declinedError) Error() string { return e.err.Error() }
-func (e *declinedError) Unwrap() error { return e.err }
-func (e *declinedError) ExitCode() int { return Refused.ExitCode() }
+func (declined) ExitCode() int { return Refused.ExitCode() }
 
 // red is the exit status of programs for what was asked about and is not as it should be.
 const red = 1
@@ -69,7 +64,8 @@ func notBegun(err error) Outcome {
 	var rejected *RejectedError
 	var busy *BusyError
 	var downgrade *DowngradeError
-	if errors.As(err, &refusal) || errors.As(err, &rejected) || errors.As(err, &busy) || errors.As(err, &downgrade) {
+	var declined declined
+	if errors.As(err, &refusal) || errors.As(err, &rejected) || errors.As(err, &busy) || errors.As(err, &downgrade) || errors.As(err, &declined) {
 		return Refused
 	}
 	return NotTried

@@ -24,7 +24,7 @@ func (e *ServiceError) Error() string {
 }
 
 // ExitCode returns the status a program should end with: something is red.
-func (e *ServiceError) ExitCode() int { return 1 }
+func (e *ServiceError) ExitCode() int { return red }
 
 // trouble is how often things had gone wrong with a service.
 type trouble struct{ failures, respawns int }

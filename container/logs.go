@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -46,12 +47,15 @@ func (d *Deployment) logs(ctx context.Context, w io.Writer, service string, foll
 func (d *Deployment) lastLog(w io.Writer) error {
 	g, err := d.Current()
 	if err == nil && g == nil {
-		err = errNothing
+		err = ErrNothing
 	}
 	if err != nil {
 		return err
 	}
 	f, err := os.Open(d.generationPath(g.Number, "log"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = decline("generation %d has not run here", g.Number)
+	}
 	if err != nil {
 		return err
 	}
@@ -150,7 +154,7 @@ func (d *Deployment) restartService(ctx context.Context, name string) error {
 	case !ok:
 		return &CommandError{Service: name, Action: "restart", Kind: "service-not-found"}
 	case service.provides("root"):
-		return declined("that is shepherd itself, with which the container ends; stop and start the deployment")
+		return decline("that is shepherd itself, with which the container ends; stop and start the deployment")
 	}
 	d.complain("write the ledger", d.finishLedger())
 	err = in.Shepherd().restart(ctx, service)

@@ -25,7 +25,7 @@ type Promotion struct {
 func (d *Deployment) Promote(ctx context.Context, p Promotion) (*Generation, error) {
 	rev, err := d.promotion(ctx, p)
 	if err != nil {
-		return nil, d.failed(Refused, err)
+		return nil, d.failed(notBegun(err), err)
 	}
 	return d.Apply(ctx, rev)
 }
@@ -37,7 +37,7 @@ func (d *Deployment) promotion(ctx context.Context, p Promotion) (Revision, erro
 		return Revision{}, err
 	}
 	if s.Running == nil || !s.Confirmed {
-		return Revision{}, fmt.Errorf("%s runs no confirmed generation", p.From.Name)
+		return Revision{}, decline("%s runs no confirmed generation", p.From.Name)
 	}
 	g := s.Current
 	rev := Revision{Script: g.Script, Lock: g.Lock, Channels: g.Channels, Who: p.Who, Descends: p.Descends, AllowDowngrade: p.AllowDowngrade, Force: p.Force,

@@ -17,7 +17,7 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	}
 	old, err := d.older(number, current)
 	if err != nil {
-		return nil, d.failed(Refused, err)
+		return nil, d.failed(notBegun(err), err)
 	}
 	then := *d
 	then.Shares, then.Exposes, then.Environment = old.Shares, old.Exposes, old.Environment
@@ -26,7 +26,7 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	then.places = nil // those are of what the file says now
 	if rev.RestoreState {
 		if rev.snapshotOf, then.Switch.Snapshot, err = d.stateOf(old); err != nil {
-			return nil, d.failed(Refused, err)
+			return nil, d.failed(notBegun(err), err)
 		}
 	}
 	if rev.Why == "" {
@@ -44,7 +44,7 @@ func (d *Deployment) older(number int, current *Generation) (*Generation, error)
 		return d.Generation(number)
 	}
 	if current == nil {
-		return nil, errNothing
+		return nil, ErrNothing
 	}
 	all, err := d.Generations()
 	if err != nil {
@@ -58,7 +58,7 @@ func (d *Deployment) older(number int, current *Generation) (*Generation, error)
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("no other generation before %d was ever healthy, but for those that were gone back from; name one to go there", current.Number)
+		return nil, decline("no other generation before %d was ever healthy, but for those that were gone back from; name one to go there", current.Number)
 	}
 	return found, nil
 }

@@ -30,7 +30,7 @@ func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standin
 		return was.running, err
 	}
 	if was.current == nil {
-		return nil, errNothing
+		return nil, ErrNothing
 	}
 	if err := d.preflight(ctx, was.current, was); err != nil {
 		if ctx.Err() == nil {
@@ -151,7 +151,7 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 }
 
 // errStopped is returned where a running container is needed.
-var errStopped error = declined("no container is running")
+var errStopped = decline("no container is running")
 
 // Running returns the instance that runs, on trial or confirmed.
 func (d *Deployment) Running() (*Instance, error) {

@@ -224,5 +224,5 @@ func (d *Deployment) complain(doing string, err error) {
 // errFinished is entered in the ledger with what somebody who was killed had begun.
 var errFinished = errors.New("found begun after an interruption, and finished")
 
-// errNothing is returned where there is no generation to speak of.
-var errNothing error = declined("no generation was ever confirmed")
+// ErrNothing is why something cannot be done with a deployment that has no current generation.
+var ErrNothing = decline("no generation was ever confirmed")

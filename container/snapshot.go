@@ -146,18 +146,18 @@ func (d *Deployment) forgetSnapshots(current int) error {
 func (d *Deployment) stateOf(old *Generation) (number int, names []string, err error) {
 	current, err := d.Current()
 	if err != nil || current == nil {
-		return 0, nil, cmp.Or(err, errNothing)
+		return 0, nil, cmp.Or(err, ErrNothing)
 	}
 	s, err := d.readSnapshot(current.Number)
 	if err != nil {
 		return 0, nil, err
 	}
 	if s == nil || s.Of != old.Number {
-		return 0, nil, fmt.Errorf("there is no snapshot of the state that generation %d left behind", old.Number)
+		return 0, nil, decline("there is no snapshot of the state that generation %d left behind", old.Number)
 	}
 	for _, m := range s.Mounts {
 		if !slices.Contains(old.Shares, m) {
-			return 0, nil, fmt.Errorf("the snapshot is of %q, which generation %d did not have as its mount %q", m.Source, old.Number, m.Name)
+			return 0, nil, decline("the snapshot is of %q, which generation %d did not have as its mount %q", m.Source, old.Number, m.Name)
 		}
 		names = append(names, m.Name)
 	}

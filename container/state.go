@@ -126,7 +126,7 @@ func (d *Deployment) Generation(number int) (*Generation, error) {
 	g := new(Generation)
 	err := readJSON(d.generationPath(number, "generation.json"), g)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = declinedBy(fmt.Errorf("there is none: %w", fs.ErrNotExist))
+		err = decline("there is none: %w", fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("generation %d of %s: %w", number, d.Name, err)

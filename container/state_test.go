@@ -312,6 +312,33 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
+// What is red is told from what may be better the next time, and from what was decided.
+func TestExitCodes(t *testing.T) {
+	d := &Deployment{Name: "test", Dir: t.TempDir()}
+	ended := &Instance{d: d, Generation: new(Generation), Process: Process{PID: 1 << 30}}
+	neverWas := &Instance{d: d, Generation: new(Generation)}
+	unreadable := *d
+	unreadable.Dir = filepath.Join(t.TempDir(), "file", "below")
+	mustWrite(t, filepath.Dir(unreadable.Dir), "")
+	_, nothing := d.RollBack(t.Context(), 0, Revision{})
+	_, noSuch := d.RollBack(t.Context(), 7, Revision{})
+	_, broken := unreadable.RollBack(t.Context(), 7, Revision{})
+	_, unconfirmed := d.Promote(t.Context(), Promotion{From: d})
+	_, unknown := d.Promote(t.Context(), Promotion{From: &unreadable})
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{&UnhealthyError{Err: errors.New("status 503")}, 1}, {&ServiceError{}, 1}, {ended.death(), 1}, {neverWas.death(), 3},
+		{nothing, 10}, {noSuch, 10}, {broken, 3}, {unconfirmed, 10}, {unknown, 3},
+	} {
+		var has interface{ ExitCode() int }
+		if !errors.As(c.err, &has) || has.ExitCode() != c.want {
+			t.Errorf("not %d: %v", c.want, c.err)
+		}
+	}
+}
+
 // The ledger tells what was going to change, and what the probes said.
 func TestLedgerTells(t *testing.T) {
 	d := testDeployment(t)

@@ -37,7 +37,7 @@ func (s Supervision) withDefaults() Supervision {
 }
 
 // ErrSupervised is why a deployment cannot be supervised: somebody does so already.
-var ErrSupervised error = declined("it has a supervisor already")
+var ErrSupervised = decline("it has a supervisor already")
 
 // Supervise sees to it that what ought to run does, until ctx ends. A container
 // that ends, or that did not survive the machine, is started again, with all that

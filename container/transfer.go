@@ -143,7 +143,7 @@ func (d *Deployment) take(ctx context.Context, r io.Reader, carrier Carrier, who
 	}
 	defer lease.Release()
 	if _, err := os.Stat(d.path("ledger.jsonl")); !errors.Is(err, fs.ErrNotExist) {
-		return cmp.Or(err, declinedBy(fmt.Errorf("%s is a deployment already", d.Dir)))
+		return cmp.Or(err, decline("%s is a deployment already", d.Dir))
 	}
 	from := bufio.NewReader(r)
 	p, err := readParcel(from, carrier)

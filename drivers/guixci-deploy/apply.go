@@ -184,12 +184,11 @@ func (d *driver) rollbackCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "rollback NAME [GENERATION]", Short: "Go back to the last healthy generation before the current one, or to GENERATION",
 		Args: arguments(cobra.RangeArgs(1, 2)),
-		RunE: func(c *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) (err error) {
 			number := 0
 			if len(args) == 2 {
-				var err error
-				if number, err = strconv.Atoi(args[1]); err != nil || number < 1 {
-					return usage(fmt.Errorf("%q is not the number of a generation", args[1]))
+				if number, err = generationNumber(args[1]); err != nil {
+					return err
 				}
 			}
 			return d.goTo(c.Context(), args[0], number, state)
@@ -197,6 +196,15 @@ func (d *driver) rollbackCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&state, "restore-state", false, "put back the snapshot of state as that generation left it; what was written since is lost")
 	return c
+}
+
+// generationNumber reads an argument that is one.
+func generationNumber(text string) (int, error) {
+	number, err := strconv.Atoi(text)
+	if err != nil || number < 1 {
+		return 0, usage(fmt.Errorf("%q is not the number of a generation", text))
+	}
+	return number, nil
 }
 
 // goTo makes an older generation run again; 0 is the last healthy one before.
@@ -250,24 +258,29 @@ func (d *driver) diffCommand() *cobra.Command {
 // generation returns the one that an argument of diff means: the current one where there is no number.
 func (d *driver) generation(name, text string) (*container.Generation, error) {
 	e := *d
-	number, err := strconv.Atoi(text)
-	if err != nil {
-		environment, rest, numbered := strings.Cut(text, ":")
-		if number, err = strconv.Atoi(rest); numbered && err != nil {
-			return nil, usage(fmt.Errorf("%q is no number of a generation", rest))
-		}
+	environment, digits, numbered := strings.Cut(text, ":")
+	if _, err := strconv.Atoi(text); err == nil {
+		digits, numbered = text, true
+	} else {
 		e.environment, e.file = environment, ""
+	}
+	number := 0
+	if numbered {
+		var err error
+		if number, err = generationNumber(digits); err != nil {
+			return nil, err
+		}
 	}
 	dep, err := e.existing(name)
 	if err != nil {
 		return nil, err
 	}
-	if number != 0 {
+	if numbered {
 		return dep.Generation(number)
 	}
 	g, err := dep.Current()
 	if err == nil && g == nil {
-		err = usage(fmt.Errorf("%s has no current generation", dep.Name))
+		err = fmt.Errorf("%s: %w", dep.Name, container.ErrNothing)
 	}
 	return g, err
 }

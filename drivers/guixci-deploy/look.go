@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -66,7 +65,7 @@ func (d *driver) statusCommand() *cobra.Command {
 				return err
 			}
 			if s.Wanted && s.Running == nil || s.Trouble != nil || len(s.Unwell) > 0 {
-				return exitStatus(1)
+				return exitStatus(cli.Red)
 			}
 			return nil
 		})
@@ -313,7 +312,7 @@ func (d *driver) doctorCommand() *cobra.Command {
 			}
 			for _, f := range found {
 				if len(f.Missing) > 0 {
-					return exitStatus(1)
+					return exitStatus(cli.Red)
 				}
 			}
 			return nil
@@ -363,9 +362,9 @@ func (d *driver) pinCommand() *cobra.Command {
 	var not bool
 	c := d.on("pin NAME GENERATION", "Keep a generation whatever the file says of keeping", cobra.ExactArgs(2),
 		func(_ *cobra.Command, dep *container.Deployment, args []string) error {
-			number, err := strconv.Atoi(args[0])
+			number, err := generationNumber(args[0])
 			if err != nil {
-				return usage(fmt.Errorf("%q is not the number of a generation", args[0]))
+				return err
 			}
 			return dep.Pin(number, !not)
 		})
