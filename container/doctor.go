@@ -154,9 +154,7 @@ func (f *Finding) judge(in *Instance) {
 
 // judgeServices adds what shepherd knows.
 func (f *Finding) judgeServices(in *Instance) {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), runnerTimeout, fmt.Errorf("it does not answer within %v", runnerTimeout))
-	defer cancel()
-	services, err := in.Shepherd().Services(ctx)
+	services, err := in.services(context.Background())
 	if err != nil {
 		f.miss("its shepherd cannot be asked: %v", err)
 		return

@@ -60,7 +60,7 @@ func (in *Instance) followRunner() {
 	}
 }
 
-// runnerTimeout is what a runner may take to say how a unit is.
+// runnerTimeout is what a runner may take to say how a unit is, and a shepherd, how its services are.
 const runnerTimeout = 10 * time.Second
 
 // Alive reports whether the container's first process runs.
@@ -72,6 +72,14 @@ func (in *Instance) Shepherd() *Shepherd {
 		return ShepherdAt(in.d.socket)
 	}
 	return shepherdIn(in.Process, shepherdSockets...)
+}
+
+// services asks the container's shepherd for its services. It answers at once, whatever it is doing; one that does not
+// is not waited for.
+func (in *Instance) services(ctx context.Context) ([]Service, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, runnerTimeout, fmt.Errorf("it does not answer within %v", runnerTimeout))
+	defer cancel()
+	return in.Shepherd().Services(ctx)
 }
 
 // whileAlive returns a context that also ends when the container does, with

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"time"
-
-	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
 // Logs writes what the container's shepherd and its services have said, or, with the name of
@@ -65,7 +63,7 @@ func (d *Deployment) lastLog(w io.Writer) error {
 }
 
 func (in *Instance) serviceLogs(ctx context.Context, w io.Writer, name string, follow bool) error {
-	services, err := in.Shepherd().Services(ctx)
+	services, err := in.services(ctx)
 	if err != nil {
 		return err
 	}
@@ -124,80 +122,4 @@ func copyMore(w io.Writer, f *os.File) error {
 	}
 	_, err = io.Copy(w, f)
 	return err
-}
-
-// RestartService stops a service of the running container, with all that require it, and
-// starts them again. The error, a *[ServiceError], says which do not come up; they stay stopped.
-func (d *Deployment) RestartService(ctx context.Context, name string) error {
-	if err := d.restartService(ctx, name); err != nil {
-		return fmt.Errorf("restart %s of %s: %w", name, d.Name, err)
-	}
-	return nil
-}
-
-func (d *Deployment) restartService(ctx context.Context, name string) error {
-	lease, err := d.acquire("", "restart "+name)
-	if err != nil {
-		return err
-	}
-	defer lease.Release()
-	in, err := d.Running()
-	if err != nil {
-		return err
-	}
-	services, err := in.Shepherd().Services(ctx)
-	if err != nil {
-		return err
-	}
-	service, ok := find(services, name)
-	switch {
-	case !ok:
-		return &CommandError{Service: name, Action: "restart", Kind: "service-not-found"}
-	case service.provides("root"):
-		return decline("that is shepherd itself, with which the container ends; stop and start the deployment")
-	}
-	d.complain("write the ledger", d.finishLedger())
-	err = in.Shepherd().restart(ctx, service)
-	detail := service.Name()
-	if err != nil {
-		detail = err.Error()
-	}
-	d.note(Revision{}, in.Generation, WasRestarted, detail)
-	return err
-}
-
-func (s *Shepherd) restart(ctx context.Context, service Service) error {
-	stopped, _, err := s.Do(ctx, "stop", service.Name())
-	if err != nil {
-		return err
-	}
-	names := []string{service.Name()}
-	items, _ := sexp.Items(stopped)
-	for _, item := range items {
-		if other, ok := sexp.Text(item); ok && other != service.Name() {
-			names = append(names, other)
-		}
-	}
-	var errs []error
-	for _, name := range names {
-		started, _, err := s.Do(ctx, "start", name)
-		if err == nil && !sexp.True(started) {
-			err = s.whyNot(ctx, name)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// whyNot says why a service has just not started.
-func (s *Shepherd) whyNot(ctx context.Context, name string) error {
-	services, err := s.Services(ctx)
-	if err != nil {
-		return fmt.Errorf("service %s does not start, and why cannot be asked: %w", name, err)
-	}
-	service, ok := find(services, name)
-	if !ok { // it was a transient one
-		return fmt.Errorf("service %s does not start: it has gone", name)
-	}
-	return &ServiceError{Service: service, Problem: "does not start, and is " + service.Status, Messages: lastWords(services, service)}
 }

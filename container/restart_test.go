@@ -1,12 +1,146 @@
 package container
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/genenetwork/guixci/inferior/sexp"
 )
+
+// A herd is a shepherd with two services, web and db, which web requires: one of its commands is never done.
+type herd struct {
+	never string // such as "start db"
+	as    string // the status of its service meanwhile
+
+	mu     sync.Mutex // guards status
+	status map[string]string
+}
+
+// serve answers in the place of the shepherd that listens to a socket.
+func (h *herd) serve(t *testing.T, socket string) {
+	t.Helper()
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.status = map[string]string{"web": "running", "db": "running"}
+	var clients sync.WaitGroup
+	clients.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			clients.Go(func() {
+				defer conn.Close()
+				h.answer(conn)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); clients.Wait() })
+}
+
+func (h *herd) answer(conn net.Conn) {
+	command, err := sexp.NewReader(conn).Next()
+	if err != nil {
+		return
+	}
+	action, _ := sexp.Field(command, "action")
+	service, _ := sexp.Field(command, "service")
+	name := service.String()
+	if fmt.Sprint(action, " ", service) == h.never {
+		h.set(name, h.as)
+		io.Copy(io.Discard, conn) // until the client has enough
+		return
+	}
+	result := ""
+	switch action.String() {
+	case "status":
+		result = "((" + h.services() + "))"
+	case "stop":
+		h.set("web", "stopped")
+		h.set(name, "stopped")
+		result = "(web " + name + ")"
+	case "start":
+		h.set(name, "running")
+		result = "(service (version 0))"
+	}
+	fmt.Fprintf(conn, "(reply (version 0) (result %s) (error #f) (messages ()))", result)
+}
+
+func (h *herd) set(service, status string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.status[service] = status
+}
+
+func (h *herd) services() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all strings.Builder
+	for name, status := range h.status {
+		fmt.Fprintf(&all, `(service (version 0) (provides (%s)) (enabled? #t) (status %s) (recent-messages ((1795378823 . "%[1]s says why"))))`, name, status)
+	}
+	return all.String()
+}
+
+// Shepherd answers when a service is started, or stopped, and that may be never: others get their turn all the same, and it is
+// said what is not done.
+func TestRestartIsLimited(t *testing.T) {
+	for _, c := range []struct {
+		never, as string
+		says      []string // none if it is well
+	}{
+		{"start db", "starting", []string{"service db is still starting after 50ms; its last messages:\n  db says why", "service web is stopped"}},
+		{"start web", "starting", []string{"service web is still starting after 50ms"}},
+		{"start web", "running", nil}, // in the last moment
+		{"stop db", "stopping", []string{"service db is still stopping after 60ms"}},
+		{"start nothing", "", nil},
+	} {
+		t.Run(c.never+" "+c.as, func(t *testing.T) {
+			d := testDeployment(t)
+			g := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			g.Schedule.StartPeriod, g.Handling.StopTimeout = 50*time.Millisecond, 60*time.Millisecond
+			if err := d.writeGeneration(g); err != nil {
+				t.Fatal(err)
+			}
+			h := &herd{never: c.never, as: c.as}
+			h.serve(t, d.socket)
+			err := d.RestartService(t.Context(), "db")
+			var guilty *ServiceError
+			if errors.As(err, &guilty) != (c.says != nil) || (err == nil) != (c.says == nil) {
+				t.Fatalf("error %v", err)
+			}
+			text := fmt.Sprint(err)
+			for _, says := range c.says {
+				if !strings.Contains(text, says) {
+					t.Errorf("%q does not say %q", text, says)
+				}
+			}
+			if n := strings.Count(text, "service "); n != len(c.says) {
+				t.Errorf("%q speaks of %d services", text, n)
+			}
+			if holder, err := d.Holder(); holder != nil || err != nil {
+				t.Errorf("the lease is held: %v, %v", holder, err)
+			}
+			if all := events(t, d); all[len(all)-1] != WasRestarted {
+				t.Errorf("ledger %v", all)
+			}
+		})
+	}
+}
 
 // A secret in a directory that others may write to is refused to what is new; what ran before goes on.
 func TestRestartTrustsSecrets(t *testing.T) {

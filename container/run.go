@@ -142,9 +142,7 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.Confirmed = s.Current != nil && s.Current.Number == r.Generation
-	ctx, cancel := context.WithTimeoutCause(ctx, runnerTimeout, fmt.Errorf("it does not answer within %v", runnerTimeout))
-	defer cancel()
-	if s.Services, s.Trouble = in.Shepherd().Services(ctx); s.Trouble == nil && s.Confirmed {
+	if s.Services, s.Trouble = in.services(ctx); s.Trouble == nil && s.Confirmed {
 		s.Unwell = in.Generation.Probes.unwell(s.Services)
 	}
 	return nil

@@ -239,7 +239,7 @@ func (in *Instance) copyVoice(ctx context.Context, w io.Writer, services []Servi
 		if err != nil || len(v.held) == 0 {
 			return finished, err
 		}
-		services, err := in.Shepherd().Services(ctx)
+		services, err := in.services(ctx)
 		if err != nil && !in.Alive() {
 			return finished, nil
 		}
