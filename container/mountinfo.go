@@ -66,3 +66,9 @@ func placesOf(dir string, mounts []mounted) []place {
 	inner := strings.TrimPrefix(dir, strings.TrimSuffix(on.at, "/"))
 	return append(below, place{on.device, filepath.Join(on.path, inner)})
 }
+
+// placeOf returns where a directory of this process itself is.
+func placeOf(dir string, mounts []mounted) place {
+	places := placesOf(dir, mounts)
+	return places[len(places)-1]
+}

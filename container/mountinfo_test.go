@@ -32,23 +32,48 @@ func TestPlacesOf(t *testing.T) {
 	}
 }
 
-func TestWritableIn(t *testing.T) {
-	state := mounted{place{"2:0", "/exported/state"}, "/srv/state", true}
+func TestWhoKeepsState(t *testing.T) {
+	at := func(device, path, at string) mounted { return mounted{place{device, path}, at, true} }
+	root, machine := at("9:0", "/", "/"), at("1:0", "/", "/")
 	for _, c := range []struct {
-		name   string
-		mounts []mounted
-		want   bool
+		name           string
+		system, others bool // whether a Guix System keeps its state there, and whether somebody else does
+		mounts         []mounted
 	}{
-		{"a container", []mounted{{place{"9:0", "/"}, "/", true}, state}, true},
-		{"of another part of the disk", []mounted{{place{"1:0", "/var/lib/machine"}, "/", true}, state}, true},
-		{"that only looks at it", []mounted{{place{"2:0", "/exported/state"}, "/srv/state", false}}, false},
-		{"a sandbox, which sees the machine", []mounted{{place{"1:0", "/"}, "/", true}, state}, false},
-		{"a container that looks after the machine", []mounted{{place{"9:0", "/"}, "/", true}, {place{"1:0", "/"}, "/host", true},
-			{place{"2:0", "/exported"}, "/host/srv", true}}, false},
+		{"a container", true, true, []mounted{root, at("2:0", "/exported/state", "/data")}},
+		{"a container, by the same name", true, true, []mounted{root, at("2:0", "/exported/state", "/srv/state")}},
+		{"a container, part of it", true, true, []mounted{root, at("2:0", "/exported/state/part", "/data")}},
+		{"a container, more of it", true, true, []mounted{root, at("2:0", "/exported", "/data")}},
+		{"a container, what is mounted in it", true, true, []mounted{root, at("3:0", "/", "/data")}},
+		{"a container of another part of the disk", true, true, []mounted{at("1:0", "/var/lib/machine", "/"), at("2:0", "/exported/state", "/srv/state")}},
+		{"a container of the disk itself", true, true, []mounted{at("2:0", "/", "/")}},
+		{"with more of it, by the same name", true, false, []mounted{root, at("2:0", "/exported", "/srv")}},
+		{"that only looks at it", false, false, []mounted{root, {place{"2:0", "/exported/state"}, "/srv/state", false}}},
+		{"a sandbox, which sees the machine", false, false, []mounted{machine, at("2:0", "/exported", "/srv"), at("2:0", "/exported/state", "/srv/state")}},
+		{"a sandbox, with it elsewhere", true, true, []mounted{machine, at("2:0", "/exported", "/srv"), at("2:0", "/exported/state", "/home")}},
+		{"a container that looks after the machine", false, false, []mounted{root, at("1:0", "/", "/host"), at("2:0", "/exported", "/host/srv")}},
+		{"a container that looks after the machine, with it elsewhere", true, true, []mounted{root, at("1:0", "/", "/host"), at("2:0", "/exported", "/host/mnt")}},
+		{"somebody else", false, false, []mounted{root, at("4:0", "/", "/srv")}},
 	} {
-		o := other{writable: writableIn(c.mounts, place{"1:0", "/"})}
-		if at := o.writesTo(placesOf("/srv/state", someMounts)); at != "" != c.want {
-			t.Errorf("%s writes at %q", c.name, at)
+		views := viewsIn(c.mounts, someMounts)
+		for system, want := range map[bool]bool{true: c.system, false: c.others} {
+			o := other{system: system, writable: views}
+			if at := o.writesTo(placesOf("/srv/state", someMounts)); at != "" != want {
+				t.Errorf("%s, a Guix System: %v, writes at %q", c.name, system, at)
+			}
 		}
+	}
+}
+
+// Who sees more of a disk than what is our root, as what is outside of a container does, sees the machine.
+func TestViewsFromOutside(t *testing.T) {
+	own := []mounted{{place{"1:0", "/var/box"}, "/", true}, {place{"1:0", "/tmp"}, "/tmp", true}, {place{"2:0", "/"}, "/srv", true}}
+	outside := []mounted{{place{"1:0", "/"}, "/", true}, {place{"2:0", "/"}, "/mnt", true}}
+	if views := viewsIn(outside, own); len(views) > 0 {
+		t.Errorf("%+v", views)
+	}
+	within := mounted{place{"2:0", "/"}, "/var/box/mnt", true}
+	if views := viewsIn(append(outside, within), own); len(views) != 1 || views[0].mounted != within {
+		t.Errorf("%+v", views)
 	}
 }

@@ -5,69 +5,130 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 )
 
 // Other containers are known by what they see, whoever has made them and however: by a script that goes by
-// another name, or with mounts that were built into it. One that is only about to be made is known by the arguments
-// of its launcher.
+// another name, with mounts that were built into it, or by a program that knows nothing of Guix. One that is only about
+// to be made is known by the arguments of its launcher.
 
-// An other is a container of a Guix System, ours or not, as it is seen from outside.
+// An other is what has a mount namespace of its own, ours or not, as it is seen from outside.
 type other struct {
-	process, launcher int
-	pidFile           string    // that its launcher was given; empty for none
-	writable          []mounted // where it may write
+	processes []int  // in it; if one of them is number 1 of a container, it comes first
+	system    bool   // it is a container of a Guix System
+	writable  []view // where it may write
 }
 
-// others returns the containers that this process may see. own are the mounts of this process.
+// A view is a directory of this machine as others see it.
+type view struct {
+	mounted
+	usual bool // by the name that it has on this machine
+}
+
+// others returns what has other mounts than this process, own, and may be seen by it. Process 1 of the machine has
+// all that is there, and is no container.
 func others(own []mounted) []other {
-	machine := placesOf("/", own)
-	root := machine[len(machine)-1]
-	var all []other
+	namespaces := make(map[string][]int)
+	var names []string
 	for _, pid := range pids() {
-		_, parent, err := identify(pid)
-		if err != nil || !isFirst(pid) {
+		name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+		if err != nil {
+			continue // it has just gone
+		}
+		if namespaces[name] == nil {
+			names = append(names, name)
+		}
+		namespaces[name] = append(namespaces[name], pid)
+	}
+	var all []other
+	for _, name := range names {
+		processes := namespaces[name]
+		if slices.Contains(processes, os.Getpid()) || slices.Contains(processes, 1) {
 			continue
 		}
-		mounts := mountsOf(strconv.Itoa(pid))
+		first := max(0, slices.IndexFunc(processes, isFirst))
+		processes[0], processes[first] = processes[first], processes[0]
+		mounts := mountsOf(strconv.Itoa(processes[0]))
 		// Before anything boots, its launcher has mounted the store; a sandbox for something else has hardly all of it.
-		if slices.ContainsFunc(mounts, func(m mounted) bool { return m.at == "/gnu/store" }) {
-			all = append(all, other{pid, parent, pidFileAbove(pid), writableIn(mounts, root)})
-		}
+		system := isFirst(processes[0]) && slices.ContainsFunc(mounts, func(m mounted) bool { return m.at == "/gnu/store" })
+		all = append(all, other{processes, system, viewsIn(mounts, own)})
 	}
 	return all
 }
 
-// writableIn leaves out what is read-only, the console that we give containers, and the root of this machine with all that is mounted below it: a process in a sandbox
-// sees that, and a container that is there to look after the machine, and neither keeps state everywhere.
-func writableIn(mounts []mounted, root place) []mounted {
-	var views []string
+// viewsIn returns where somebody who sees mounts may write. That is not the console that we give containers, nor, where he sees
+// the root of this machine, what is in its place there: a process in a sandbox sees that, and a container
+// that is there to look after the machine, and neither keeps state everywhere.
+func viewsIn(mounts, own []mounted) []view {
+	root := placeOf("/", own)
+	var views []view
 	for _, m := range mounts {
-		if m.contains(root) {
-			views = append(views, m.at)
+		if !m.writable || slices.Contains(consoleTargets, m.at) {
+			continue
+		}
+		elsewhere, usual := true, placeOf(m.at, own) == m.place
+		for _, v := range mounts {
+			if !v.contains(root) || !isIn(m.at, v.at) {
+				continue
+			}
+			name, err := filepath.Rel(filepath.Join(v.at, strings.TrimPrefix(root.path, v.path)), m.at)
+			ofOurs := err == nil && name != ".." && !strings.HasPrefix(name, "../") // else it is not below our root
+			elsewhere = elsewhere && ofOurs && placeOf("/"+name, own) != m.place
+		}
+		if elsewhere {
+			views = append(views, view{m, usual})
 		}
 	}
-	return slices.DeleteFunc(mounts, func(m mounted) bool {
-		return !m.writable || slices.Contains(consoleTargets, m.at) || slices.ContainsFunc(views, func(view string) bool { return isIn(m.at, view) })
-	})
+	return views
 }
 
-// pidFileAbove returns the pid file that the launcher was given which a process descends from; empty for none.
-func pidFileAbove(pid int) string {
-	for pid > 1 {
-		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // none: it has just gone
-		if _, pidFile := sharesIn(line); pidFile != "" {
-			return pidFile
+// writesTo returns where one may write to one of the places; empty for nowhere. Who is not a Guix System is taken for
+// somebody who keeps state there if he was given just that, or more of it elsewhere: many programs are given all home
+// directories, say, as they are.
+func (o other) writesTo(places []place) string {
+	for _, v := range o.writable {
+		if slices.ContainsFunc(places, func(p place) bool {
+			return v.overlaps(p) && (o.system || !v.usual || p.contains(v.place))
+		}) {
+			return v.at
 		}
-		_, parent, err := identify(pid)
-		if err != nil {
-			return ""
-		}
-		pid = parent
 	}
 	return ""
+}
+
+// origin returns whether one of the processes is, or descends from, one of mine, or else the pid file that the launcher was given
+// from which one descends; empty for none.
+func (o other) origin(mine []Process) (isMine bool, pidFile string) {
+	for _, pid := range o.processes {
+		for pid > 1 {
+			p, parent, err := identify(pid)
+			if err != nil {
+				break
+			}
+			if slices.Contains(mine, p) {
+				return true, ""
+			}
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // none: it has just gone
+			if _, pidFile := sharesIn(line); pidFile != "" {
+				return false, pidFile
+			}
+			pid = parent
+		}
+	}
+	return false, ""
+}
+
+// String says which it is.
+func (o other) String() string {
+	pid := o.processes[0]
+	if o.system {
+		return fmt.Sprintf("the container whose first process is %d", pid)
+	}
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // none: it has just gone
+	return fmt.Sprintf("process %d (%s), which has mounts of its own,", pid, strings.TrimSpace(string(name)))
 }
 
 // checkState looks for another container, ours or not, that may write where
@@ -84,16 +145,17 @@ func (d *Deployment) checkState(g *Generation) error {
 	mine := d.recorded()
 	known := make(map[int]bool)
 	for _, o := range others(own) {
-		known[o.launcher] = true
-		if slices.Contains(mine, o.process) || below(o.pidFile, d.path("generations")) {
-			continue
+		if _, launcher, err := identify(o.processes[0]); err == nil && o.system {
+			known[launcher] = true
 		}
 		for _, m := range g.Shares {
-			if d.isRelative(o.pidFile) && m.Concurrent {
+			at := o.writesTo(placesOf(m.Source, own))
+			if at == "" {
 				continue
 			}
-			if at := o.writesTo(placesOf(m.Source, own)); at != "" {
-				refuse(fmt.Sprintf("the container whose first process is %d", o.process), at, m)
+			isMine, pidFile := o.origin(mine)
+			if !isMine && !below(pidFile, d.path("generations")) && !(d.isRelative(pidFile) && m.Concurrent) {
+				refuse(o.String(), at, m)
 			}
 		}
 	}
@@ -115,14 +177,14 @@ func (d *Deployment) checkState(g *Generation) error {
 }
 
 // recorded returns the first processes of the containers that the deployment knows of, whose launchers may have ended.
-func (d *Deployment) recorded() []int {
+func (d *Deployment) recorded() []Process {
 	r, err := d.readRecord()
 	if err != nil || r == nil {
 		return nil
 	}
-	mine := []int{r.Process.PID}
+	mine := []Process{r.Process}
 	if r.Beside != nil {
-		mine = append(mine, r.Beside.Process.PID)
+		mine = append(mine, r.Beside.Process)
 	}
 	return mine
 }
@@ -130,16 +192,6 @@ func (d *Deployment) recorded() []int {
 // isRelative reports whether a pid file is that of another generation that runs beside, or is run beside.
 func (d *Deployment) isRelative(pidFile string) bool {
 	return below(pidFile, d.path("beside")) || d.live != "" && below(pidFile, d.live)
-}
-
-// writesTo returns where the container may write to one of the places; empty for nowhere.
-func (o other) writesTo(places []place) string {
-	for _, m := range o.writable {
-		if slices.ContainsFunc(places, m.overlaps) {
-			return m.at
-		}
-	}
-	return ""
 }
 
 // sharesIn returns the writable mounts of a run-container's command line, and its pid file.

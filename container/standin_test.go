@@ -31,11 +31,17 @@ func TestMain(m *testing.M) {
 	case "supervisor":
 		os.Exit(supervisorMain())
 	case "stopper":
-		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), unprivileged: true, socket: os.Getenv("SOCKET")}
+		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), Who: "stopper", Why: "to be killed", unprivileged: true, socket: os.Getenv("SOCKET")}
 		fmt.Fprintln(os.Stderr, d.Stop(context.Background()))
 		os.Exit(1)
 	case "told":
 		if err := toldMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "sandbox":
+		if err := sandboxMain(strings.Fields(os.Getenv("MOUNTS"))); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
