@@ -449,6 +449,7 @@ func TestKilledStop(t *testing.T) {
 			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
 			was := checkRuns(t, d, old)
 			stopper := standIn(t.Context(), d, "stopper")
+			d.Who, d.Why = "somebody else", "another reason"
 			if err := stopper.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -480,8 +481,12 @@ func TestKilledStop(t *testing.T) {
 			if was.Process.Alive() {
 				t.Error("what was asked to end still runs")
 			}
-			if all := events(t, d); len(all) < 3 || all[2] != WasStopped {
-				t.Errorf("ledger %v", all)
+			history, err := d.History()
+			if err != nil || len(history) < 3 {
+				t.Fatalf("%+v, %v", history, err)
+			}
+			if e := history[2]; e.Event != WasStopped || e.Who != "stopper" || e.Why != "to be killed" || !strings.HasSuffix(e.Detail, "finished later") {
+				t.Errorf("entered as %+v", e)
 			}
 		})
 	}

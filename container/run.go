@@ -74,10 +74,12 @@ func (d *Deployment) stopRunning(ctx context.Context) error {
 	if err != nil || !was.wanted {
 		return err
 	}
+	r := &record{Generation: was.current.Number}
 	if was.running != nil {
-		was.running.record.Unwanted = true
-		d.complain("write down what is going to be stopped", was.running.willStop())
+		r = was.running.record
 	}
+	r.Stopping, r.Unwanted, r.Who, r.Why = true, true, d.Who, rev.Why
+	d.complain("write down what is going to be stopped", d.writeRecord(r))
 	if was.beside != nil {
 		was.beside.drain(ctx, was.current.Started)
 		if err := d.stopStandby(ctx, was); err != nil {

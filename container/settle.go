@@ -105,7 +105,7 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		}
 	}
 	if confirmed && r.Unwanted {
-		d.tell(Revision{Why: "stop"}, current, WasStopped, errFinished)
+		d.tellFinished(r, current)
 		return standing{current: current}, d.removeRecord()
 	}
 	if confirmed || r.Previous != 0 && current != nil {
@@ -221,8 +221,18 @@ func (d *Deployment) complain(doing string, err error) {
 	}
 }
 
-// errFinished is entered in the ledger with what somebody who was killed had begun.
-var errFinished = errors.New("found begun after an interruption, and finished")
+// tellFinished enters a stop that somebody had asked for who was killed, unless he has entered it himself.
+func (d *Deployment) tellFinished(r *record, g *Generation) {
+	last, err := d.lastEntered()
+	if err == nil && last.Event == WasStopped && last.Generation == g.Number && last.Who == r.Who && last.Why == r.Why {
+		return
+	}
+	e := d.entry(Revision{}, g, WasStopped)
+	e.Who, e.Why = r.Who, r.Why // not those of who finishes it
+	e.Detail = "found begun after an interruption, and finished later"
+	d.log().Info("deployment "+string(WasStopped), "generation", g.Number, "who", r.Who)
+	d.complain("write the ledger", d.enter(e))
+}
 
 // ErrNothing is why something cannot be done with a deployment that has no current generation.
 var ErrNothing = decline("no generation was ever confirmed")

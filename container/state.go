@@ -27,8 +27,10 @@ type record struct {
 	Moved  bool    `json:"moved,omitempty"`
 	// Stopping says that it may have been asked to end. Whoever finds it alive must not count on it.
 	Stopping bool `json:"stopping,omitempty"`
-	// Unwanted says that it was somebody who wants it to stay stopped, see [Deployment.Stop].
+	// Unwanted says that it was somebody who wants it to stay stopped, see [Deployment.Stop]: Who, and Why.
 	Unwanted bool      `json:"unwanted,omitempty"`
+	Who      string    `json:"who,omitempty"`
+	Why      string    `json:"why,omitempty"`
 	Boot     string    `json:"boot"`     // bootID
 	Launcher Process   `json:"launcher"` // zero until it is started
 	Process  Process   `json:"process"`  // the container's process 1; zero until it is known
