@@ -32,7 +32,7 @@ const sampleFile = `;; a deployment
   (schedule (start-period "2m"))
   (probes (http "http://localhost/" (status 200) (contains "web") (within "2s") (version "1.2")
             (version-of "web") (header "X-Version") (inside? #t))
-          (http "http://${ADDRESS}:${PORT}/") (http "http://[${ADDRESS}]:8080/") (tcp "localhost:443") (tcp "db:3306" (inside? #t)) (unix "/run/mysqld/mysqld.sock")
+          (http "http://${ADDRESS}:${PORT}/") (http "http://[${ADDRESS}]:8080/?cost=$1&%24filter=x") (tcp "localhost:443") (tcp "db:3306" (inside? #t)) (unix "/run/mysqld/mysqld.sock")
           (command "check" "--all") (tls "example.org:443" (certificates "/etc/ca.pem") (valid-for "168h"))
           (dns "example.org" (within "500ms")) (process))))
 `
@@ -64,7 +64,7 @@ func TestReadFile(t *testing.T) {
 			Probes: append(common[:2:2],
 				HTTP{URL: "http://localhost/", Status: 200, Contains: "web", Within: 2 * time.Second, Version: "1.2",
 					VersionOf: "web", Header: "X-Version", Inside: true},
-				HTTP{URL: "http://${ADDRESS}:${PORT}/"}, HTTP{URL: "http://[${ADDRESS}]:8080/"}, TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
+				HTTP{URL: "http://${ADDRESS}:${PORT}/"}, HTTP{URL: "http://[${ADDRESS}]:8080/?cost=$1&%24filter=x"}, TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
 				Command{[]string{"check", "--all"}}, TLS{Address: "example.org:443", Certificates: "/etc/ca.pem", ValidFor: 168 * time.Hour},
 				DNS{Name: "example.org", Within: 500 * time.Millisecond}, Alive{}),
 			Schedule: Schedule{StartPeriod: 2 * time.Minute, Threshold: 5},
@@ -110,6 +110,13 @@ func TestReadFileMistakes(t *testing.T) {
 		{around(`(probes (http "http://a" (within 2)))`), `d.scm:3:36: within: 2 is not a string`},
 		{around(`(probes (http "http://a" (header "X")))`), `d.scm:3:11: http: header "X": say which version`},
 		{around(`(probes (tcp "localhost"))`), `d.scm:3:16: tcp: "localhost" is not of the form HOST:PORT`},
+		{around(`(probes (http "http://a:$PORT/"))`), `d.scm:3:17: http: $PORT would be taken as it is: ${NAME} is the setting of that name, and a dollar sign in a URL is %24`},
+		{around(`(probes (http "http://${A}/?$filter=x"))`), `d.scm:3:17: http: $filter would be taken`},
+		{around(`(probes (http "http://a/${MY-PORT}"))`), `d.scm:3:17: http: ${MY-PORT} would be taken`},
+		{around(`(probes (http "http://a/${PORT"))`), `d.scm:3:17: http: ${PORT would be taken`},
+		{around(`(probes (tcp "$HOST:80"))`), `d.scm:3:16: tcp: $HOST would be taken`},
+		{around(`(probes (tls "a:$PORT"))`), `d.scm:3:16: tls: $PORT would be taken`},
+		{around(`(probes (dns "$HOST"))`), `d.scm:3:16: dns: $HOST would be taken`},
 		{around(`(probes (tcp))`), `d.scm:3:11: tcp: a string is missing`},
 		{around(`(probes (unix "socket"))`), `d.scm:3:17: unix: "socket" is not an absolute`},
 		{around(`(probes (command))`), `d.scm:3:11: command: a string is missing`},

@@ -64,7 +64,7 @@ var probeReaders = map[string]func(form) (Probe, error){
 	},
 	"dns": func(f form) (p Probe, err error) {
 		var dns DNS
-		if dns.Name, err = f.text(0); err == nil {
+		if dns.Name, err = f.referring(0); err == nil {
 			err = f.fields(1, table{"within": toDuration(&dns.Within)})
 		}
 		return dns, err
@@ -76,7 +76,7 @@ var addressVariable = regexp.MustCompile(`\[\$\{\w+\}\]`)
 
 // readHTTP reads (http URL FIELD…).
 func readHTTP(f form) (Probe, error) {
-	text, err := f.text(0)
+	text, err := f.referring(0)
 	if err != nil {
 		return nil, err
 	}
@@ -105,11 +105,20 @@ func (f form) someTexts(to *[]string) error {
 
 // address reads the first argument, HOST:PORT.
 func (f form) address(to *string) (err error) {
-	if *to, err = f.text(0); err != nil {
+	if *to, err = f.referring(0); err != nil {
 		return err
 	}
 	if _, port, err := net.SplitHostPort(*to); err != nil || port == "" {
 		return f.errorAt(0, "%q is not of the form HOST:PORT", *to)
 	}
 	return nil
+}
+
+// referring returns argument i, a text that may refer to settings.
+func (f form) referring(i int) (string, error) {
+	text, err := f.text(i)
+	if wrong := mistakenIn(text); err == nil && wrong != "" {
+		err = f.errorAt(i, "%s would be taken as it is: ${NAME} is the setting of that name, and a dollar sign in a URL is %%24", wrong)
+	}
+	return text, err
 }

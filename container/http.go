@@ -17,7 +17,7 @@ import (
 // HTTP passes when a URL answers as expected. Redirections are not followed: their status
 // is the answer.
 type HTTP struct {
-	URL string `json:"url"`
+	URL string `json:"url"` // ${NAME} in it is the setting of that name
 	// Status is the status wanted; 0 means any of 200 to 299.
 	Status int `json:"status,omitempty"`
 	// Contains must be within the first MiB of the body; empty accepts any.

@@ -20,7 +20,7 @@ import (
 
 // TCP passes when an address, "host:port", accepts a connection.
 type TCP struct {
-	Address string `json:"address"`
+	Address string `json:"address"` // ${NAME} in it is the setting of that name
 	// Inside connects from within the container, with what its names mean there;
 	// otherwise from this machine.
 	Inside bool `json:"inside,omitempty"`
@@ -63,7 +63,7 @@ func (p Unix) Check(ctx context.Context, in *Instance, _ any) (any, error) {
 // TLS passes when somebody outside can be reached from within the container over TLS, and
 // the certificates that the container trusts vouch for them.
 type TLS struct {
-	Address string `json:"address"` // host:port
+	Address string `json:"address"` // host:port; ${NAME} in it is the setting of that name
 	// Certificates is the file of the container with the authorities it trusts, in PEM;
 	// empty means /etc/ssl/certs/ca-certificates.crt, which a Guix System has when the package
 	// nss-certs is in it.
@@ -179,7 +179,7 @@ func (p Process) networkNamespace() (int, error) {
 // DNS passes when a name can be resolved in the container as its services do it: with
 // its C library, its resolv.conf, hosts and name service cache.
 type DNS struct {
-	Name string `json:"name"`
+	Name string `json:"name"` // ${NAME} in it is the setting of that name
 	// Within is the latency budget of one look-up; 0 means the schedule's Timeout.
 	Within time.Duration `json:"within,omitempty"`
 }

@@ -9,8 +9,17 @@ import (
 	"strings"
 )
 
-// reference is how a probe speaks of a setting: ${NAME}.
-var reference = regexp.MustCompile(`\$\{(\w+)\}`)
+// reference is how a probe speaks of a setting: ${NAME}. Nothing else is, $NAME neither; what is mistaken
+// looks as if it were one.
+var (
+	reference = regexp.MustCompile(`\$\{(\w+)\}`)
+	mistaken  = regexp.MustCompile(`\$([A-Za-z_]\w*|\{[^}]*\}?)`)
+)
+
+// mistakenIn returns what somebody may have meant for a reference and would be taken as it is; empty for nothing.
+func mistakenIn(text string) string {
+	return mistaken.FindString(reference.ReplaceAllString(text, ""))
+}
 
 // expand replaces ${NAME} in what is asked by the setting NAME: it is another one on other ports. Without such a
 // setting ${ADDRESS} is that of the container's own network.
@@ -35,6 +44,12 @@ func (p Probes) mapped(f func(string) string) Probes {
 			all[i] = q
 		case TCP:
 			q.Address = f(q.Address)
+			all[i] = q
+		case TLS:
+			q.Address = f(q.Address)
+			all[i] = q
+		case DNS:
+			q.Name = f(q.Name)
 			all[i] = q
 		}
 	}

@@ -14,8 +14,10 @@ import (
 
 func TestProbesReferToSettings(t *testing.T) {
 	e := Environment{Settings: map[string]string{"PORT": "81"}, Network: Network{Address: netip.MustParseAddr("10.77.0.2")}}
-	all := Probes{HTTP{URL: "http://${ADDRESS}:${PORT}/$PORT?cost=$1"}, TCP{Address: "${HOST}:${PORT}"}, Alive{}}
-	want := Probes{HTTP{URL: "http://10.77.0.2:81/$PORT?cost=$1"}, TCP{Address: "${HOST}:81"}, Alive{}}
+	all := Probes{HTTP{URL: "http://${ADDRESS}:${PORT}/$PORT?cost=$1"}, TCP{Address: "${HOST}:${PORT}"}, TLS{Address: "${ADDRESS}:${PORT}"},
+		DNS{Name: "${PORT}.example.org"}, Alive{}}
+	want := Probes{HTTP{URL: "http://10.77.0.2:81/$PORT?cost=$1"}, TCP{Address: "${HOST}:81"}, TLS{Address: "10.77.0.2:81"},
+		DNS{Name: "81.example.org"}, Alive{}}
 	if diff := cmp.Diff(want, all.expand(e)); diff != "" {
 		t.Error(diff)
 	}
@@ -31,6 +33,7 @@ func TestProbesThatCannotPass(t *testing.T) {
 		for says, p := range map[string]Probe{
 			"there is no setting for ${PROT}: there are HOST, PORT": HTTP{URL: "http://${HOST}:${PROT}/"},
 			"there is no setting for ${ADDRESS}":                    TCP{Address: "${ADDRESS}:81"},
+			"there is no setting for ${NAME}":                       DNS{Name: "${NAME}"},
 			`no channel "gn"`:                                       HTTP{URL: "http://localhost/", VersionOf: "gn"},
 		} {
 			d.Probes = Probes{p}

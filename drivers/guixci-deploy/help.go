@@ -39,7 +39,9 @@ WHAT IT IS GIVEN
   (runner "supervisor")      who runs it: "supervisor", "systemd" or "shepherd"
 
 WHEN IT IS HEALTHY
-  (probes PROBE...)   all must pass; ${NAME} in an address is the setting of that name:
+  (probes PROBE...)   all must pass; ${NAME} in a URL, in HOST:PORT and in the NAME of dns is
+                      the setting of that name, ${ADDRESS}, if there is none, the address in
+                      the network; a dollar sign in a URL is %24:
     (process) (all-services (except NAME...)) (services NAME...) (command PROGRAM ARGUMENT...)
     (http URL (status N) (contains TEXT) (within "2s") (version TEXT) (version-of CHANNEL)
           (header NAME) (inside? #t))
