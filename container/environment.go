@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -91,36 +92,39 @@ var (
 	secretName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 )
 
-// check returns why the environment cannot be handed over.
-func (e Environment) check() error {
-	_, err := e.render()
-	errs := []error{err}
+// checkEnvironment returns why an environment cannot be handed over.
+func (d *Deployment) checkEnvironment(e Environment) error {
+	errs := []error{e.checkFormat()}
+	for _, name := range slices.Sorted(maps.Keys(e.Settings)) {
+		errs = append(errs, d.placing("setting "+name, checkSetting(name, e.Settings[name])))
+	}
 	for _, name := range e.Required {
 		_, set := e.Settings[name]
 		if !set && !slices.ContainsFunc(e.Secrets, func(s Secret) bool { return s.Name == name }) {
-			errs = append(errs, fmt.Errorf("required setting %q is not set", name))
+			errs = append(errs, d.placing("required "+name, fmt.Errorf("required setting %q is not set", name)))
 		}
 	}
 	seen := make(map[string]bool)
 	for _, s := range e.Secrets {
+		refuse := func(err error) { errs = append(errs, d.placing("secret "+s.Name, err)) }
 		if seen[s.Name] {
-			errs = append(errs, fmt.Errorf("two secrets are called %q", s.Name))
+			refuse(fmt.Errorf("two secrets are called %q", s.Name))
 		}
 		seen[s.Name] = true
 		f, err := s.open()
 		if err == nil {
 			f.Close()
 		}
-		errs = append(errs, err)
+		refuse(err)
 	}
 	return errors.Join(errs...)
 }
 
 // checkPlaces returns which secrets are where somebody else could exchange them.
-func (e Environment) checkPlaces() error {
+func (d *Deployment) checkPlaces(e Environment) error {
 	var errs []error
 	for _, s := range e.Secrets {
-		errs = append(errs, s.judgePlace())
+		errs = append(errs, d.placing("secret "+s.Name, s.judgePlace()))
 	}
 	return errors.Join(errs...)
 }
@@ -201,19 +205,33 @@ func judgeDirs(name string) error {
 	return nil
 }
 
+func checkSetting(name, value string) error {
+	if !settingName.MatchString(name) {
+		return fmt.Errorf("setting %q: a name consists of letters, digits and underscores", name)
+	}
+	if strings.ContainsRune(value, 0) {
+		return fmt.Errorf("setting %q: its value holds a null character", name)
+	}
+	return nil
+}
+
+func (e Environment) checkFormat() error {
+	if !slices.Contains([]Format{Shell, Scheme, JSON}, e.Format) {
+		return fmt.Errorf("settings: unknown format %q", e.Format)
+	}
+	return nil
+}
+
 // render returns the text of the settings file, names in order.
 func (e Environment) render() ([]byte, error) {
-	names := make([]string, 0, len(e.Settings))
-	for name, value := range e.Settings {
-		if !settingName.MatchString(name) {
-			return nil, fmt.Errorf("setting %q: a name consists of letters, digits and underscores", name)
-		}
-		if strings.ContainsRune(value, 0) {
-			return nil, fmt.Errorf("setting %q: its value holds a null character", name)
-		}
-		names = append(names, name)
+	names := slices.Sorted(maps.Keys(e.Settings))
+	errs := []error{e.checkFormat()}
+	for _, name := range names {
+		errs = append(errs, checkSetting(name, e.Settings[name]))
 	}
-	slices.Sort(names)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
 	var text strings.Builder
 	switch e.Format {
 	case Shell:
@@ -232,8 +250,6 @@ func (e Environment) render() ([]byte, error) {
 			return nil, err
 		}
 		fmt.Fprintf(&text, "%s\n", object)
-	default:
-		return nil, fmt.Errorf("settings: unknown format %q", e.Format)
 	}
 	return []byte(text.String()), nil
 }

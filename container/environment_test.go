@@ -95,7 +95,8 @@ func TestEnvironmentRefused(t *testing.T) {
 		})
 	}
 	e := Environment{Required: []string{"s", "t"}, Secrets: []Secret{{Name: "s", File: good}, {Name: "t", File: shared}}}
-	if err := errors.Join(e.check(), e.checkPlaces()); err != nil {
+	d := &Deployment{}
+	if err := errors.Join(d.checkEnvironment(e), d.checkPlaces(e)); err != nil {
 		t.Error(err)
 	}
 }

@@ -162,11 +162,11 @@ func fieldsOf(d *Deployment) table {
 	e := &d.Environment
 	t := table{
 		"mount…":          d.readMount,
-		"settings":        e.readSettings,
+		"settings":        d.readSettings,
 		"settings-format": e.readFormat,
-		"required":        toTexts(&e.Required),
-		"secret…":         e.readSecret,
-		"target":          toText(&e.Target),
+		"required":        d.placedTexts(&e.Required),
+		"secret…":         d.readSecret,
+		"target":          d.placed(toText(&e.Target)),
 		"ports":           d.placed(e.readPorts),
 		"network":         d.placed(e.Network.readNetwork),
 		"memory":          toSize(&e.Limits.Memory),
@@ -183,7 +183,7 @@ func fieldsOf(d *Deployment) table {
 		"free-space": toSize(&d.MinFree),
 		"may-fetch":  toTexts(&d.MayFetch),
 	}
-	maps.Copy(t, d.Switch.readSwitch())
+	maps.Copy(t, d.readSwitch())
 	return t
 }
 
@@ -192,6 +192,18 @@ func (d *Deployment) placed(read func(form) error) func(form) error {
 	return func(f form) error {
 		d.places[f.key] = f.place()
 		return read(f)
+	}
+}
+
+// placedTexts remembers where each name in a field stands.
+func (d *Deployment) placedTexts(to *[]string) func(form) error {
+	return func(f form) error {
+		from := len(*to)
+		err := toTexts(to)(f)
+		for i, text := range (*to)[from:] {
+			d.places[f.key+" "+text] = f.placeOf(i)
+		}
+		return err
 	}
 }
 
@@ -231,7 +243,8 @@ func (d *Deployment) readMount(f form) error {
 
 // readSettings reads (settings (NAME VALUE)…); those of an environment come on
 // top of the common ones.
-func (e *Environment) readSettings(f form) error {
+func (d *Deployment) readSettings(f form) error {
+	e := &d.Environment
 	if e.Settings == nil {
 		e.Settings = make(map[string]string)
 	}
@@ -245,6 +258,7 @@ func (e *Environment) readSettings(f form) error {
 			return setting.errorf("is set twice")
 		}
 		mine[setting.key] = true
+		d.places["setting "+setting.key] = setting.place()
 		if e.Settings[setting.key], err = setting.only(); err != nil {
 			return err
 		}
@@ -282,7 +296,7 @@ func (e *Environment) readRunner(f form) error {
 }
 
 // readSecret reads (secret NAME FIELD…).
-func (e *Environment) readSecret(f form) error {
+func (d *Deployment) readSecret(f form) error {
 	var s Secret
 	var err error
 	if s.Name, err = f.text(0); err != nil {
@@ -294,7 +308,8 @@ func (e *Environment) readSecret(f form) error {
 	if s.File == "" {
 		return f.errorf("%q has no file", s.Name)
 	}
-	e.Secrets = append(e.Secrets, s)
+	d.places["secret "+s.Name] = f.place()
+	d.Environment.Secrets = append(d.Environment.Secrets, s)
 	return nil
 }
 

@@ -1,7 +1,11 @@
 package container
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -129,6 +133,43 @@ func TestReadFileMistakes(t *testing.T) {
 		_, err := ReadFile("d.scm", strings.NewReader(c.text))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.text, err, c.want)
+		}
+	}
+}
+
+// What the preflight refuses stands somewhere in the file.
+func TestRefusalsHaveTheirPlace(t *testing.T) {
+	open, dir := writeSecret(t, "x", 0o640), t.TempDir()
+	exposed := writeSecret(t, "x", 0o600)
+	if err := os.Chmod(filepath.Dir(exposed), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ field, check, want string }{
+		{`(secret "key" (file "` + open + `"))`, "environment", `d.scm:2:3: secret "key": ` + open + ` has mode`},
+		{`(secret "key" (file "` + exposed + `"))`, "environment", `d.scm:2:3: secret "key": directory`},
+		{`(settings (A "x") (A-B "x"))`, "environment", `d.scm:2:21: setting "A-B": a name`},
+		{`(settings (A "x")) (required "A" "B")`, "environment", `d.scm:2:36: required setting "B"`},
+		{`(settings (A "x")) (target "/tmp")`, "mount", `d.scm:2:22: the environment's files: mount`},
+		{`(pre-switch "/bin/true") (pre-switch "/nowhere" "a" (live? #t))`, "hook", `d.scm:2:28: hook: stat /nowhere`},
+		{`(ports 1) (side-by-side (ports 1) (move-traffic "/bin/true"))`, "hook", `d.scm:2:13: port 1 cannot be`},
+		{`(ports 1) (side-by-side (ports 2) (move-traffic "/nowhere"))`, "hook", `d.scm:2:37: hook: stat /nowhere`},
+		{`(mount "state" (source "` + dir + `") (writable? #t)) (snapshot "state" "stale")`, "snapshot",
+			fmt.Sprintf(`d.scm:2:%d: snapshot of "stale"`, 3+len(`(mount "state" (source "") (writable? #t)) (snapshot "state" `)+len(dir))},
+	} {
+		f, err := ReadFile("d.scm", strings.NewReader("(deployment (script \"/s\") (environment \"a\"\n  "+c.field+"))"))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		d, here := f.Environments["a"], testDeployment(t)
+		d.Name, d.Dir, d.unprivileged = here.Name, here.Dir, true
+		plan, err := d.Plan(t.Context(), Revision{Script: script(t, here, "works", "status-works.sexp")})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !slices.ContainsFunc(plan.Refusals, func(r Refusal) bool { return r.Check == c.check && strings.HasPrefix(r.Reason, c.want) }) {
+			t.Errorf("%s: %+v, want %s", c.field, plan.Refusals, c.want)
 		}
 	}
 }

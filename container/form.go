@@ -48,6 +48,9 @@ func (f form) errorf(format string, args ...any) error {
 // place returns where the form stands.
 func (f form) place() string { return fmt.Sprintf("%s:%v", f.file, f.pos) }
 
+// placeOf returns where argument i stands.
+func (f form) placeOf(i int) string { return fmt.Sprintf("%s:%v", f.file, f.at[i]) }
+
 // errorAt is about argument i.
 func (f form) errorAt(i int, format string, args ...any) error {
 	return &FileError{f.file, f.at[i], f.key + ": " + fmt.Sprintf(format, args...)}

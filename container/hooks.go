@@ -65,15 +65,8 @@ const defaultHookTimeout = 10 * time.Minute
 
 var errHookTimeout = errors.New("it did not end in time")
 
-// readHook reads (pre-switch PROGRAM ARGUMENT… FIELD…).
-func (s *Switch) readHook(f form) error {
-	h, err := readHook(f, table{})
-	s.Hooks = append(s.Hooks, h)
-	return err
-}
-
-// readHook reads a hook that has some more fields than all have.
-func readHook(f form, more table) (Hook, error) {
+// readHook reads a hook, such as (pre-switch PROGRAM ARGUMENT… FIELD…).
+func (d *Deployment) readHook(f form) (Hook, error) {
 	var h Hook
 	for len(h.Command) < len(f.args) {
 		argument, ok := f.args[len(h.Command)].(sexp.String)
@@ -88,14 +81,16 @@ func readHook(f form, more table) (Hook, error) {
 	if err := h.check(); err != nil {
 		return h, f.errorAt(0, "%v", err)
 	}
-	more["timeout"], more["live?"] = toDuration(&h.Timeout), toBool(&h.Live)
-	err := f.fields(len(h.Command), more)
+	d.places["hook "+h.String()] = f.place()
+	err := f.fields(len(h.Command), table{"timeout": toDuration(&h.Timeout), "live?": toBool(&h.Live)})
 	return h, err
 }
 
+func (h Hook) String() string { return strings.Join(h.Command, " ") }
+
 func (h Hook) check() error {
 	if len(h.Command) == 0 || !filepath.IsAbs(h.Command[0]) {
-		return fmt.Errorf("hook %q is not an absolute file name", strings.Join(h.Command, " "))
+		return fmt.Errorf("hook %q is not an absolute file name", h)
 	}
 	return nil
 }
@@ -134,7 +129,7 @@ func (d *Deployment) runHook(ctx context.Context, h Hook, g *Generation, environ
 	begin := time.Now()
 	d.log().Info("running hook", "command", h.Command)
 	err := d.superviseHook(ctx, h, g, environment)
-	run := HookRun{Command: strings.Join(h.Command, " "), Took: time.Since(begin)}
+	run := HookRun{Command: h.String(), Took: time.Since(begin)}
 	if err != nil {
 		run.Failed, _, _ = strings.Cut(err.Error(), "\n")
 	}

@@ -139,7 +139,8 @@ func (d *Deployment) checkState(g *Generation) error {
 	}
 	var errs []error
 	refuse := func(who string, where string, m Mount) {
-		errs = append(errs, fmt.Errorf("%s writes to %q: it and this one would destroy what they keep in %q", who, where, m.Source))
+		err := fmt.Errorf("%s writes to %q: it and this one would destroy what they keep in %q", who, where, m.Source)
+		errs = append(errs, d.placing("mount "+m.Name, err))
 	}
 	own := mountsOf("self")
 	mine := d.recorded()

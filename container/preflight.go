@@ -34,12 +34,12 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 		refuse("namespaces", checkNamespaces(g.Script))
 	}
 	refuse("script", checkScript(g.Script))
-	places := g.Environment.checkPlaces()
+	places := d.checkPlaces(g.Environment)
 	if g.Number != 0 { // not running is worse than what is only to be feared
 		d.complain("trust the places of secrets", places)
 		places = nil
 	}
-	refuse("environment", errors.Join(g.Environment.check(), places))
+	refuse("environment", errors.Join(d.checkEnvironment(g.Environment), places))
 	refuse("runner", d.placing("runner", d.checkRunner(ctx, g)))
 	for _, m := range g.Shares {
 		refuse("mount", d.placing("mount "+m.Name, checkMount(m, true)))
@@ -52,7 +52,7 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	refuse("port", d.placing("ports", checkPorts(g, was)))
 	refuse("network", d.placing("network", checkNetwork(g, was)))
 	refuse("state", d.checkState(g))
-	refuse("state", checkConcurrent(g, was))
+	refuse("state", d.checkConcurrent(g, was))
 	all = append(all, d.checkWay(g)...)
 	if restart := g.Number != 0; restart { // not running is worse than running out of space
 		d.complain("find the space there should be", d.checkDisk(g))
@@ -82,8 +82,8 @@ func (d *Deployment) checkWay(g *Generation) refusals {
 	for _, p := range g.Probes {
 		all.add("probe", d.placing("probe "+p.String(), g.checkReferences(p)))
 	}
-	all.add("hook", checkBeside(g))
-	all.add("hook", checkSwitch(g))
+	all.add("hook", d.placing("side-by-side", checkBeside(g)))
+	all.add("hook", d.checkSwitch(g))
 	if g.Number == 0 { // starting one again takes no snapshot
 		all.add("snapshot", d.checkSnapshot(g))
 	}
@@ -177,7 +177,7 @@ func (d *Deployment) checkEnvironmentMount(g *Generation) error {
 		err = checkTarget(m, false)
 	}
 	if err != nil {
-		return fmt.Errorf("the environment's files: %w", err)
+		return d.placing("target", fmt.Errorf("the environment's files: %w", err))
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func checkBeside(g *Generation) error {
 }
 
 // checkConcurrent returns which state both generations would write to.
-func checkConcurrent(g *Generation, was standing) error {
+func (d *Deployment) checkConcurrent(g *Generation, was standing) error {
 	if !g.beside(was) {
 		return nil
 	}
@@ -137,7 +137,7 @@ func checkConcurrent(g *Generation, was standing) error {
 	for _, m := range g.Shares {
 		for _, old := range was.running.Generation.Shares {
 			if !m.Concurrent && overlap(m.Source, old.Source) {
-				errs = append(errs, fmt.Errorf("mount %q would be written to by the old generation and the new one at the same time: say that its services can (concurrent? #t), or replace", m.Source))
+				errs = append(errs, d.placing("mount "+m.Name, fmt.Errorf("mount %q would be written to by the old generation and the new one at the same time: say that its services can (concurrent? #t), or replace", m.Source)))
 			}
 		}
 	}
@@ -402,16 +402,17 @@ func awaitQuiet(ctx context.Context, since time.Time, busy func() bool) {
 }
 
 // readBeside reads (side-by-side FIELD…).
-func (s *Switch) readBeside(f form) error {
+func (d *Deployment) readBeside(f form) error {
+	s := &d.Switch
 	s.Mode = SideBySide
 	var traffic Hook
-	var other Environment
+	other := Deployment{places: d.places}
 	err := f.fields(0, table{
-		"move-traffic": func(f form) (err error) { traffic, err = readHook(f, table{}); return err },
-		"ports":        other.readPorts, "settings": other.readSettings, "address": toAddress(&s.Alternate.Address),
+		"move-traffic": func(f form) (err error) { traffic, err = d.readHook(f); return err },
+		"ports":        other.Environment.readPorts, "settings": other.readSettings, "address": toAddress(&s.Alternate.Address),
 		"drain": toDuration(&s.Drain), "stop-old?": toBool(&s.StopOld),
 	})
-	s.Alternate.Ports, s.Alternate.Settings = other.Ports, other.Settings
+	s.Alternate.Ports, s.Alternate.Settings = other.Environment.Ports, other.Environment.Settings
 	if err == nil && len(traffic.Command) == 0 {
 		err = f.errorf("has no hook move-traffic")
 	}

@@ -47,17 +47,21 @@ func (d *Deployment) readSnapshot(number int) (*snapshot, error) {
 func (g *Generation) snapshotMounts() ([]Mount, error) {
 	var mounts []Mount
 	for _, name := range g.Switch.Snapshot {
-		found := false
-		for _, m := range g.Shares {
-			if m.Name == name {
-				mounts, found = append(mounts, m), true
-			}
+		m, err := g.snapshotMount(name)
+		if err != nil {
+			return nil, err
 		}
-		if !found {
-			return nil, fmt.Errorf("snapshot of %q: there is no writable mount of that name", name)
-		}
+		mounts = append(mounts, m)
 	}
 	return mounts, nil
+}
+
+func (g *Generation) snapshotMount(name string) (Mount, error) {
+	i := slices.IndexFunc(g.Shares, func(m Mount) bool { return m.Name == name })
+	if i < 0 {
+		return Mount{}, fmt.Errorf("snapshot of %q: there is no writable mount of that name", name)
+	}
+	return g.Shares[i], nil
 }
 
 // takeSnapshot copies the state that g asks for, which nobody writes to. of is the
@@ -166,21 +170,14 @@ func (d *Deployment) stateOf(old *Generation) (number int, names []string, err e
 
 // checkSnapshot returns why the snapshot could not be taken.
 func (d *Deployment) checkSnapshot(g *Generation) error {
-	mounts, err := g.snapshotMounts()
-	if err != nil || len(mounts) == 0 {
-		return err
+	if len(g.Switch.Snapshot) == 0 {
+		return nil
 	}
 	var need int64
-	for _, m := range mounts {
-		if err := checkNothingMounted(m.Source); err != nil {
-			return fmt.Errorf("snapshot: %w", err)
-		}
-		if sharesData(m.Source, d.Dir) {
-			continue
-		}
-		size, err := treeSize(m.Source)
+	for _, name := range g.Switch.Snapshot {
+		size, err := d.snapshotNeeds(g, name)
 		if err != nil {
-			return fmt.Errorf("snapshot: %w", err)
+			return d.placing("snapshot "+name, err)
 		}
 		need += size
 	}
@@ -193,6 +190,25 @@ func (d *Deployment) checkSnapshot(g *Generation) error {
 		return fmt.Errorf("a snapshot needs %s in %s, and only %s are free", size(need), d.Dir, size(free))
 	}
 	return nil
+}
+
+// snapshotNeeds returns the space that the copy of a mount takes.
+func (d *Deployment) snapshotNeeds(g *Generation, name string) (int64, error) {
+	m, err := g.snapshotMount(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := checkNothingMounted(m.Source); err != nil {
+		return 0, fmt.Errorf("snapshot: %w", err)
+	}
+	if sharesData(m.Source, d.Dir) {
+		return 0, nil
+	}
+	size, err := treeSize(m.Source)
+	if err != nil {
+		return 0, fmt.Errorf("snapshot: %w", err)
+	}
+	return size, nil
 }
 
 // nearest returns a directory, or what there is of those it is to be made in.

@@ -60,15 +60,19 @@ func (s *Switched) String() string {
 }
 
 // readSwitch are the fields of a deployment file for a [Switch].
-func (s *Switch) readSwitch() table {
+func (d *Deployment) readSwitch() table {
 	return table{
-		"pre-switch…":  s.readHook,
-		"side-by-side": s.readBeside,
+		"pre-switch…": func(f form) error {
+			h, err := d.readHook(f)
+			d.Switch.Hooks = append(d.Switch.Hooks, h)
+			return err
+		},
+		"side-by-side": d.placed(d.readBeside),
 		"snapshot": func(f form) error {
 			if len(f.args) == 0 {
 				return f.errorf("names no mount")
 			}
-			return toTexts(&s.Snapshot)(f)
+			return d.placedTexts(&d.Switch.Snapshot)(f)
 		},
 	}
 }
@@ -97,13 +101,14 @@ func (s Switch) clone() Switch {
 }
 
 // checkSwitch returns why the switch cannot be as asked for.
-func checkSwitch(g *Generation) error {
-	var errs []error
-	for _, h := range g.Switch.Hooks {
-		errs = append(errs, h.checkProgram())
-	}
+func (d *Deployment) checkSwitch(g *Generation) error {
+	hooks := slices.Clone(g.Switch.Hooks)
 	if g.Switch.Traffic != nil {
-		errs = append(errs, g.Switch.Traffic.checkProgram())
+		hooks = append(hooks, *g.Switch.Traffic)
+	}
+	var errs []error
+	for _, h := range hooks {
+		errs = append(errs, d.placing("hook "+h.String(), h.checkProgram()))
 	}
 	return errors.Join(errs...)
 }
