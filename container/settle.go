@@ -20,6 +20,9 @@ func (s standing) runs(g *Generation) bool {
 	return s.running != nil && s.current.Rejected == "" && g.like(s.current)
 }
 
+// lingers reports whether the generation that is kept ought to have been stopped: who should have has been killed, or had to end.
+func (s standing) lingers() bool { return s.beside != nil && s.current.Switch.StopOld }
+
 // previous returns the number to go back to; 0 for none.
 func (s standing) previous() int {
 	if !s.wanted {
@@ -86,7 +89,14 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	}
 	if confirmed && in.Alive() {
 		in.record = r
-		return standing{current, in, true, beside}, nil
+		was := standing{current, in, true, beside}
+		if was.lingers() {
+			d.complain("stop the old generation, which is kept", d.endStandby(ctx, was))
+			if r.Beside == nil {
+				was.beside = nil
+			}
+		}
+		return was, nil
 	}
 	if beside != nil {
 		if err := beside.kill(context.WithoutCancel(ctx)); err != nil {

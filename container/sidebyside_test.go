@@ -678,21 +678,36 @@ func (d *Deployment) atPort(t *testing.T, port int) *Instance {
 	return nil
 }
 
-// A drain that is interrupted leaves the old generation running.
+// A drain that is interrupted leaves the old generation running. Who looks after the deployment next stops it, if it was
+// to be stopped at once.
 func TestSideBySideDrainInterrupted(t *testing.T) {
-	d, _ := besides(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	d.Logger = slog.New(heard{d.Logger.Handler(), waitsForClients, cancel})
-	d.Switch.StopOld = true
-	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
-	q := startQueue(t, d.Environment.Ports[0])
-	two, err := d.Apply(ctx, Revision{Script: script(t, d, "works", "status-works.sexp")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkBoth(t, d, two, one)
-	if err := q.serveAll(t); err != nil {
-		t.Error(err)
+	for _, next := range []string{"start", "supervise"} {
+		t.Run(next, func(t *testing.T) {
+			d, _ := besides(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			d.Logger = slog.New(heard{d.Logger.Handler(), waitsForClients, cancel})
+			d.Switch.StopOld = true
+			one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			q := startQueue(t, d.Environment.Ports[0])
+			two, err := d.Apply(ctx, Revision{Script: script(t, d, "works", "status-works.sexp")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			old := checkBoth(t, d, two, one).Beside
+			if err := q.serveAll(t); err != nil {
+				t.Error(err)
+			}
+			if next == "start" {
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				supervise(t, d, quickly)
+				await(t, func() bool { r, err := d.readRecord(); return err == nil && r.Beside == nil })
+			}
+			checkBoth(t, d, two, nil)
+			checkNothingLeft(t, d, old)
+		})
 	}
 }
 

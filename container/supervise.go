@@ -146,7 +146,7 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 	}
 	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping {
 		k.sees(in)
-		return false, errors.Join(k.ear.look(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, r.Beside))
+		return false, errors.Join(k.ear.look(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, in))
 	}
 	return false, k.start(ctx, in)
 }
@@ -166,13 +166,18 @@ func (k *keeper) sees(in *Instance) {
 }
 
 // lookBeside looks after the generation that is kept beside what runs, as long as it is.
-func (k *keeper) lookBeside(ctx context.Context, r *record) error {
+func (k *keeper) lookBeside(ctx context.Context, main *Instance) error {
+	r := main.record.Beside
 	if r == nil || r.Trial || r.Stopping {
 		return nil
 	}
 	in, err := k.instance(r)
 	if err != nil || !in.Alive() {
 		return err
+	}
+	if (standing{current: main.Generation, beside: in}).lingers() {
+		_, err := k.startAgain(ctx) // stops it, in settle
+		return unlessBusy(err)
 	}
 	if in.Process != k.standby {
 		k.complain("let the container go on", in.thaw()) // the supervisor before may have been killed
@@ -196,17 +201,23 @@ func (k *keeper) start(ctx context.Context, in *Instance) error {
 		return nil
 	}
 	in, err := k.startAgain(ctx)
-	var busy *BusyError
-	switch {
-	case errors.As(err, &busy), errors.Is(err, errGivesWay):
-		return nil // whoever it is may be about to start it, or to stop it; it is asked again soon
-	case err != nil:
+	if unlessBusy(err) != nil {
 		k.delay()
-		return err
-	case in != nil:
+	}
+	if in != nil {
 		k.sees(in)
 	}
-	return nil
+	return unlessBusy(err)
+}
+
+// unlessBusy returns nil for the error that somebody else is at work: he may be about to do the same, or the
+// contrary, and it is looked at again soon.
+func unlessBusy(err error) error {
+	var busy *BusyError
+	if errors.As(err, &busy) || errors.Is(err, errGivesWay) {
+		return nil
+	}
+	return err
 }
 
 // delay puts the next start off, longer each time.
