@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/internal/guixbox"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/google/go-cmp/cmp"
@@ -29,23 +28,23 @@ type realScripts struct {
 	dies     string // has one that comes up and dies, again and again
 }
 
-// guixClosures asks guix gc, once for each item.
+// guixClosures asks the machine's guix-daemon.
 type guixClosures struct{}
 
-var closuresKnown sync.Map // of []Item by item
+var usualDaemon store.Pool
 
-func (guixClosures) Closure(ctx context.Context, item string) ([]Item, error) {
-	if items, ok := closuresKnown.Load(item); ok {
-		return items.([]Item), nil
-	}
-	out, err := exec.CommandContext(ctx, "guix", "gc", "--requisites", item).Output()
-	var items []Item
-	for _, path := range strings.Fields(string(out)) {
-		items = append(items, Item{Path: path})
-	}
-	if err == nil {
-		closuresKnown.Store(item, items)
-	}
+func (guixClosures) Closure(ctx context.Context, item string) (items []Item, err error) {
+	err = usualDaemon.Do(ctx, func(c *store.Client) error {
+		paths, err := c.Closure(ctx, store.StorePath(item))
+		for _, path := range paths {
+			info, e := c.PathInfo(ctx, path)
+			if e != nil {
+				return e
+			}
+			items = append(items, Item{Path: string(path), Size: info.NarSize})
+		}
+		return err
+	})
 	return items, err
 }
 

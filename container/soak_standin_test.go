@@ -33,6 +33,14 @@ func (standIns) deployer(ctx context.Context, s *soak) {
 	standIn(ctx, s.d, "deployer", "SCRIPT="+script(s.T, s.d, "works", "status-works.sexp")).Run()
 }
 
-func (standIns) faults() map[string]func(*soak) { return make(map[string]func(*soak)) }
+func (standIns) faults() map[string]fault { return nil }
+
+func (standIns) begin(*soak) {}
+
+func (standIns) start(s *soak) {
+	if _, err := s.d.Start(context.Background()); err != nil {
+		s.Fatal(err)
+	}
+}
 
 func (standIns) check(*soak, *Instance) {}

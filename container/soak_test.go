@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -20,6 +21,32 @@ type soak struct {
 	sample sample
 	good   *Generation // what must run in the end
 	undone Outcome     // of a revision that does not come up, with something to go back to
+	tally  map[string]*tally
+}
+
+// A tally counts how often something was done, and how often that changed what came of the round: a process that is
+// killed when it has done its work proves nothing.
+type tally struct{ times, bites int }
+
+func (s *soak) count(name string, bites bool) {
+	if s.tally[name] == nil {
+		s.tally[name] = new(tally)
+	}
+	if s.tally[name].times++; bites {
+		s.tally[name].bites++
+	}
+}
+
+// report prints what was counted. Of very many rounds nothing may have been in vain.
+func (s *soak) report(rounds int) {
+	s.Helper()
+	for _, name := range slices.Sorted(maps.Keys(s.tally)) {
+		c := s.tally[name]
+		s.Logf("%-34s %4d times, %4d with an effect", name, c.times, c.bites)
+		if c.bites == 0 && rounds >= 200 {
+			s.Errorf("%s has never had an effect", name)
+		}
+	}
 }
 
 // A sample is what is deployed: stand-ins, or real containers.
@@ -31,19 +58,26 @@ type sample interface {
 	// deployer applies a change that works in another process until ctx ends, when
 	// it is killed.
 	deployer(ctx context.Context, s *soak)
-	// faults are those that this sample has beside the common ones.
-	faults() map[string]func(*soak)
+	// faults are those that this sample has beside the common ones, or in their place.
+	faults() map[string]fault
+	// begin is called before each round.
+	begin(s *soak)
+	// start starts what ought to run, as a boot or a timer would, or waits until somebody has.
+	start(s *soak)
 	// check looks at what the soak does not know of.
 	check(s *soak, in *Instance)
 }
 
-// faults are what happens to a soak, each a deploy with something going wrong.
-var faults = map[string]func(s *soak){
-	"nothing":           func(s *soak) { s.deploys("works") },
-	"launcher dies":     func(s *soak) { s.fails("launcher dies") },
-	"container ends":    func(s *soak) { s.fails("container ends") },
-	"pid file lies":     func(s *soak) { s.fails("pid file lies") },
-	"service fails":     func(s *soak) { s.fails("service fails") },
+// A fault is something that happens to a soak, a deploy with something going wrong. It reports
+// whether that has changed what came of it.
+type fault func(s *soak) bool
+
+var faults = map[string]fault{
+	"nothing":           func(s *soak) bool { return s.deploys("works") },
+	"launcher dies":     func(s *soak) bool { return s.fails("launcher dies") },
+	"container ends":    func(s *soak) bool { return s.fails("container ends") },
+	"pid file lies":     func(s *soak) bool { return s.fails("pid file lies") },
+	"service fails":     func(s *soak) bool { return s.fails("service fails") },
 	"nobody confirms":   (*soak).unconfirmed,
 	"interrupted":       (*soak).interrupted,
 	"deployer killed":   (*soak).killed,
@@ -53,7 +87,7 @@ var faults = map[string]func(s *soak){
 }
 
 // deploys: a revision that works, and is what must run from now on.
-func (s *soak) deploys(behaviour string) {
+func (s *soak) deploys(behaviour string) bool {
 	s.Helper()
 	d, rev := s.sample.change(s, behaviour)
 	g, err := d.Apply(context.Background(), rev)
@@ -61,21 +95,24 @@ func (s *soak) deploys(behaviour string) {
 		s.Fatal(err)
 	}
 	s.good = g
+	return true
 }
 
 // fails: a revision that does not.
-func (s *soak) fails(behaviour string) {
+func (s *soak) fails(behaviour string) bool {
 	s.Helper()
 	d, rev := s.sample.change(s, behaviour)
 	_, err := d.Apply(context.Background(), rev)
 	wantOutcome(s.T, err, s.undone)
+	return true
 }
 
-func (s *soak) unconfirmed() {
+func (s *soak) unconfirmed() bool {
 	d, rev := s.sample.change(s, "works")
 	d.ConfirmBy = 20 * time.Millisecond
 	_, err := d.Apply(context.Background(), rev)
 	wantOutcome(s.T, err, RolledBack)
+	return true
 }
 
 // instant is some time within a deploy.
@@ -83,26 +120,35 @@ func (s *soak) instant() time.Duration {
 	return time.Duration(s.random.Int64N(int64(s.d.Schedule.StartPeriod)) / 2)
 }
 
-func (s *soak) interrupted() {
+func (s *soak) interrupted() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), s.instant())
 	defer cancel()
 	d, rev := s.sample.change(s, "works")
 	g, err := d.Apply(ctx, rev)
 	if err == nil {
 		s.good = g // it was faster
-		return
+		return false
 	}
 	var e *Error
 	if !errors.As(err, &e) || e.Outcome == RollbackFailed {
 		s.Error(err)
 	}
+	return true
 }
 
 // killed: the deployer gets SIGKILL at any instant, also after it has confirmed.
-func (s *soak) killed() {
+func (s *soak) killed() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), s.instant())
 	defer cancel()
 	s.sample.deployer(ctx, s)
+	before := s.good
+	s.findGood()
+	return s.good.Number == before.Number
+}
+
+// findGood makes good what another process has confirmed.
+func (s *soak) findGood() {
+	s.Helper()
 	current, err := s.d.Current()
 	if err != nil {
 		s.Fatal(err)
@@ -119,16 +165,18 @@ func (s *soak) running() *Instance {
 	return in
 }
 
-func (s *soak) launcherKilled() {
+func (s *soak) launcherKilled() bool {
 	in := s.running()
 	if err := errors.Join(in.Launcher.signal(9), in.Launcher.wait(context.Background())); err != nil {
 		s.Error(err)
 	}
+	orphaned := in.Alive()
 	s.deploys("works")
+	return orphaned
 }
 
 // machineDown: all processes are gone, and nobody has had time to write anything down.
-func (s *soak) machineDown() {
+func (s *soak) machineDown() bool {
 	for _, in := range s.instances() {
 		for _, p := range []Process{in.Launcher, in.Process} {
 			if err := errors.Join(p.signal(9), p.wait(context.Background())); err != nil {
@@ -136,6 +184,8 @@ func (s *soak) machineDown() {
 			}
 		}
 	}
+	_, err := s.d.Running()
+	return errors.Is(err, errStopped)
 }
 
 // instances returns what runs, and what is kept beside it, if anything is.
@@ -152,7 +202,7 @@ func (s *soak) instances() []*Instance {
 }
 
 // two deployers at once: one is refused, or comes second.
-func (s *soak) two() {
+func (s *soak) two() (refused bool) {
 	type result struct {
 		g   *Generation
 		err error
@@ -171,32 +221,29 @@ func (s *soak) two() {
 		switch {
 		case r.err == nil && (s.good == nil || r.g.Number > s.good.Number):
 			s.good = r.g
-		case r.err != nil && !errors.As(r.err, &busy):
+		case errors.As(r.err, &busy):
+			refused = true
+		case r.err != nil:
 			s.Error(r.err)
 		}
 	}
+	return refused
 }
 
 // runSoak lets random things happen, GUIXCI_SOAK of them, 20 if it is not set; GUIXCI_SOAK_SEED
 // chooses which, always the same if it is not set. After each, exactly one healthy generation runs, the last confirmed one,
-// nothing is left of others, and the ledger tells what happened.
+// nothing is left of others, and the ledger tells what happened. At the end it says how often each thing was of consequence.
 func runSoak(t *testing.T, d *Deployment, sample sample) {
 	rounds := number("GUIXCI_SOAK", 20)
 	seed := number("GUIXCI_SOAK_SEED", 1)
 	t.Logf("seed %d", seed)
-	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample, undone: RolledBack}
+	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample, undone: RolledBack, tally: make(map[string]*tally)}
 	if d.Switch.Mode == SideBySide {
 		s.undone = Kept
 	}
-	all := sample.faults()
-	for name, fault := range faults {
-		all[name] = fault
-	}
-	var names []string
-	for name := range all {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	all := maps.Clone(faults)
+	maps.Copy(all, sample.faults())
+	names := slices.Sorted(maps.Keys(all))
 	s.deploys("works")
 	for i := range int(rounds) {
 		name := names[s.random.IntN(len(names))]
@@ -204,13 +251,16 @@ func runSoak(t *testing.T, d *Deployment, sample sample) {
 			name = names[i] // each at least once
 		}
 		begin := time.Now()
-		all[name](s)
+		sample.begin(s)
+		s.count(name, all[name](s))
+		sample.start(s)
 		s.check()
 		t.Logf("round %d: %s, %v", i, name, time.Since(begin).Round(time.Millisecond))
 		if t.Failed() {
 			return
 		}
 	}
+	s.report(int(rounds))
 }
 
 // number reads an environment variable.
@@ -221,14 +271,11 @@ func number(name string, otherwise int64) int64 {
 	return otherwise
 }
 
-// check starts what ought to run, as a boot or a timer would, and looks at everything.
+// check looks at everything. One container runs, since also side by side the old one is to be stopped.
 func (s *soak) check() {
 	s.Helper()
-	if _, err := s.d.Start(context.Background()); err != nil {
-		s.Fatal(err)
-	}
 	in := checkRuns(s.T, s.d, s.good)
-	if n := len(s.instances()); n > 1 && s.d.Switch.Mode != SideBySide {
+	if n := len(s.instances()); n > 1 {
 		s.Errorf("%d containers run", n)
 	}
 	s.checkLedger()

@@ -34,12 +34,6 @@ func TestMain(m *testing.M) {
 		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), Who: "stopper", Why: "to be killed", unprivileged: true, socket: os.Getenv("SOCKET")}
 		fmt.Fprintln(os.Stderr, d.Stop(context.Background()))
 		os.Exit(1)
-	case "told":
-		if err := toldMain(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
 	case "sandbox":
 		if err := sandboxMain(strings.Fields(os.Getenv("MOUNTS"))); err != nil {
 			fmt.Fprintln(os.Stderr, err)

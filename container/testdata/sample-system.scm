@@ -43,20 +43,24 @@ address of the setting LISTEN, or to this machine only.  With the setting FLAPS=
 
 (define (counter)
   "A program that keeps state in /srv/state: it notes its starts in the file starts, and
-goes on counting in the file journal, a line for each number."
+goes on counting in the file journal, a line for each number.  With the setting SHARED any
+number of them may do so at the same time: they take turns."
   (program-file "sample-counter"
     #~(begin
         (use-modules (ice-9 textual-ports))
+        #$setting
         (define journal "/srv/state/journal")
-        (define (note file text)
-          (catch 'system-error
-            (lambda ()
-              (let ((port (open-file file "a")))
-                (display text port)
-                (close-port port)))
-            (lambda _                   ;the disk is full: start again
+        (define (or-start-again thunk)  ;the disk may be full
+          (catch 'system-error thunk
+            (lambda _
               (sleep 2)
               (primitive-_exit 5))))
+        (define (note file text)
+          (or-start-again
+           (lambda ()
+             (let ((port (open-file file "a")))
+               (display text port)
+               (close-port port)))))
         (define (whole-lines)           ;half a line was never written
           (let* ((text (if (file-exists? journal)
                            (call-with-input-file journal get-string-all)
@@ -70,13 +74,34 @@ goes on counting in the file journal, a line for each number."
           (note journal (string-append (number->string number) "\n"))
           (usleep 50000)
           (count (+ number 1)))
+        (define (end-of-journal)        ;some lines of it; what is there of the first may not be whole
+          (call-with-input-file journal
+            (lambda (port)
+              (seek port (max 0 (- (stat:size (stat port)) 64)) SEEK_SET)
+              (get-string-all port))))
+        (define (take-turns)
+          (or-start-again
+           (lambda ()
+             (let ((turn (open-file "/srv/state/turn" "a")))
+               (flock turn LOCK_EX)
+               (close-port (open-file journal "a"))
+               (let* ((text (end-of-journal))
+                      (end (+ 1 (or (string-rindex text #\newline) -1)))
+                      (torn (- (string-length text) end)))
+                 (truncate-file journal (- (stat:size (stat journal)) torn))
+                 (note journal (string-append (number->string (+ 1 (last-number (substring text 0 end)))) "\n")))
+               (close-port turn))))
+          (usleep 50000)
+          (take-turns))
         (note "/srv/state/starts" "started\n")
         (display "counter is counting\n")
         (force-output)
-        (let ((text (whole-lines)))
-          (note journal "")
-          (truncate-file journal (string-length text))
-          (count (+ (last-number text) 1))))))
+        (if (setting "SHARED" #f)
+            (take-turns)
+            (let ((text (whole-lines)))
+              (note journal "")
+              (truncate-file journal (string-length text))
+              (count (+ (last-number text) 1)))))))
 
 (define (fickle)
   "A program that behaves as the setting MODE says: works, fails at start, comes
@@ -154,6 +179,15 @@ up late, or dies later; TAKES says how many seconds that takes."
              (provision '(broken)) (requirement '(user-processes))
              (start #~(make-forkexec-constructor (list #$(broken))))
              (stop #~(make-kill-destructor)))))
+     ((unbuildable)
+      (list (shepherd-service
+             (provision '(broken)) (requirement '(user-processes))
+             (start #~(make-forkexec-constructor
+                       (list #$(computed-file "sample-unbuildable"
+                                 #~(begin
+                                     (display "cannot compile\n" (current-error-port))
+                                     (exit (not #$output)))))))
+             (stop #~(make-kill-destructor)))))
      ((fetches)
       (list (shepherd-service
              (provision '(code)) (requirement '(user-processes setup))
@@ -188,7 +222,7 @@ up late, or dies later; TAKES says how many seconds that takes."
   "Return an operating system with a service that serves GREETING over HTTP on
 PORT, one that keeps state in /srv/state, a one-shot one, and, depending on
 MODE, one that fails at start or dies, or does what its environment says, or
-for which something crashes."
+for which something crashes, or that cannot be built."
   (operating-system
     (host-name "sample")
     (timezone "Etc/UTC")

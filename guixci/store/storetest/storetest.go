@@ -36,11 +36,12 @@ type Kit struct {
 
 // A Spec describes a derivation.
 type Spec struct {
-	Name    string   // "test" if empty
-	Script  string   // for /bin/sh; has to make $out and the like
-	Outputs []string // names; "out" if empty
-	Inputs  []*Build // all their outputs; the script finds them in $NAME
-	System  string   // "x86_64-linux" if empty
+	Name    string            // "test" if empty
+	Script  string            // for /bin/sh; has to make $out and the like
+	Outputs []string          // names; "out" if empty
+	Inputs  []*Build          // all their outputs; the script finds them in $NAME
+	Sources []store.StorePath // store items that the outputs may refer to
+	System  string            // "x86_64-linux" if empty
 	Env     []store.EnvVar
 }
 
@@ -127,7 +128,7 @@ func (k *Kit) Make(spec Spec) (*Build, *store.Derivation) {
 // masked is the derivation with empty output paths.
 func (k *Kit) masked(spec Spec) *store.Derivation {
 	d := &store.Derivation{
-		Sources: []store.StorePath{k.source},
+		Sources: append([]store.StorePath{k.source}, spec.Sources...),
 		System:  cmp.Or(spec.System, "x86_64-linux"),
 		Builder: k.shell,
 		Args:    []string{"-c", "PATH=/usr/local/bin:/usr/bin:/bin:/run/current-system/profile/bin\n" + spec.Script},
@@ -146,6 +147,7 @@ func (k *Kit) masked(spec Spec) *store.Derivation {
 		d.Env = append(d.Env, store.EnvVar{Name: in.Name, Value: string(in.Outputs[in.names()[0]])})
 	}
 	byName := func(a, b store.EnvVar) int { return cmp.Compare(a.Name, b.Name) }
+	slices.Sort(d.Sources)
 	slices.SortFunc(d.Env, byName)
 	slices.SortFunc(d.Outputs, func(a, b store.Output) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.Inputs, func(a, b store.Input) int { return cmp.Compare(a.Derivation, b.Derivation) })
