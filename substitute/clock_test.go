@@ -62,7 +62,10 @@ func left(t *testing.T, dir string) (names []string) {
 }
 
 func TestPrune(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "link") // somewhere else there is room
+	if err := os.Symlink(t.TempDir(), dir); err != nil {
+		t.Fatal(err)
+	}
 	short, long := filepath.Join(dir, "short"), filepath.Join(dir, "long")
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	remember(t, short, now, time.Minute, 5)

@@ -123,8 +123,8 @@ func (c *Cache) setBack(items []cachedItem, now time.Time) {
 // survey lists the items, and removes what belongs to none.
 func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 	items := make(map[string]*cachedItem)
-	err := c.files(ctx, func(path string, e fs.DirEntry, info fs.FileInfo) {
-		hashPart, ok := strings.CutSuffix(e.Name(), ".narinfo")
+	err := c.files(ctx, func(path string, info fs.FileInfo) {
+		hashPart, ok := strings.CutSuffix(info.Name(), ".narinfo")
 		if ok && len(hashPart) == hashPartLen && isBase32(hashPart) && filepath.Dir(path) == filepath.Clean(c.Dir) {
 			items[hashPart] = &cachedItem{hashPart: hashPart, used: accessTime(info)}
 		}
@@ -134,8 +134,8 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 	}
 	now := time.Now()
 	abandoned := func(info fs.FileInfo) bool { return now.Sub(info.ModTime()).Abs() > leftover }
-	err = c.files(ctx, func(path string, e fs.DirEntry, info fs.FileInfo) {
-		name := e.Name()
+	err = c.files(ctx, func(path string, info fs.FileInfo) {
+		name := info.Name()
 		if filepath.Dir(path) == filepath.Clean(c.Dir) {
 			if strings.HasPrefix(name, ".tmp-") && abandoned(info) {
 				os.Remove(path) // again next time, if it does not work
@@ -162,35 +162,41 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 	return all, err
 }
 
-// files calls f for each regular file in the directories of a cache. Others may be somebody else's, as when the
-// cache is in a directory that has more in it, such as the cache of guix publish.
-func (c *Cache) files(ctx context.Context, f func(path string, e fs.DirEntry, info fs.FileInfo)) error {
-	ours := map[string]bool{filepath.Clean(c.Dir): true}
+// dirs are the directories of a cache, which may be symbolic links.
+func (c *Cache) dirs() []string {
+	dirs := []string{filepath.Clean(c.Dir)}
 	for _, method := range []string{"none", "gzip", "lzip", "zstd"} {
-		ours[c.methodDir(method)] = true
+		dirs = append(dirs, c.methodDir(method))
 	}
-	return filepath.WalkDir(c.Dir, func(path string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // another process removed it
-		}
-		if err == nil && e.IsDir() && !ours[filepath.Clean(path)] {
-			return fs.SkipDir
-		}
-		if err != nil || !e.Type().IsRegular() {
+	return dirs
+}
+
+// files calls f for each regular file in the directories of a cache. Other directories may be somebody else's, as
+// when the cache is in one that has more in it, such as the cache of guix publish.
+func (c *Cache) files(ctx context.Context, f func(path string, info fs.FileInfo)) error {
+	for _, dir := range c.dirs() {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		for _, e := range entries {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if !e.Type().IsRegular() {
+				continue
+			}
+			info, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // another process removed it
+			}
+			if err != nil {
+				return err
+			}
+			f(filepath.Join(dir, e.Name()), info)
 		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err == nil {
-			f(path, e, info)
-		}
-		return err
-	})
+	}
+	return nil
 }
 
 // remove removes an item, the narinfo first. If it was added anew meanwhile, all of that goes as well:

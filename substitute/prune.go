@@ -79,6 +79,10 @@ type keptAnswer struct {
 
 // removeExpired removes what is of no use, and lists the rest.
 func removeExpired(ctx context.Context, dir string, now time.Time) (kept []keptAnswer, err error) {
+	dir, err = filepath.EvalSymlinks(dir) // WalkDir would not follow one
+	if err != nil {
+		return nil, err
+	}
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

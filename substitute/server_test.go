@@ -493,25 +493,18 @@ func TestCacheEvict(t *testing.T) {
 	}
 }
 
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// The closure of what is exported is complete at any moment.
-func TestCacheExport(t *testing.T) {
-	var m substitutetest.Memory
-	var roots []substitute.StorePath
-	for i := range 30 {
-		roots = append(roots, m.AddFile("item", strconv.Itoa(i), roots[max(0, i-3):i]...).StorePath)
+// The directory of a cache, and those in it, may be links to where there is room.
+func TestCacheEvictLinks(t *testing.T) {
+	cache, _, paths := filledCache(t)
+	real, room := cache.Dir, filepath.Join(t.TempDir(), "room")
+	archives := filepath.Join(real, "nar", "zstd")
+	if err := os.Rename(archives, room); err != nil {
+		t.Fatal(err)
 	}
-	cache := &substitute.Cache{Dir: t.TempDir(), Key: vectorKey(t)}
-	count := 0
-	err := cache.Export(t.Context(), &m, roots[29:], 4, func(info *substitute.Info) {
-		count++
-		for _, ref := range info.References {
-			if _, err := cache.Info(t.Context(), ref.Hash()); err != nil {
-				t.Errorf("%s is there before what it refers to: %v", info.StorePath, err)
-			}
+	link := filepath.Join(t.TempDir(), "link")
+	for from, to := range map[string]string{archives: room, link: real} {
+		if err := os.Symlink(to, from); err != nil {
+			t.Fatal(err)
 		}
 	})
 	if err != nil || count != 30 {
