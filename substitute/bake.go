@@ -93,9 +93,16 @@ func (b *Baker) Wait(ctx context.Context) error {
 // placedAtOnce is how many items wait for the disk together.
 const placedAtOnce = 64
 
-// Run bakes until ctx ends, and returns nil. What a crash takes away is baked again when somebody asks.
+// Run bakes until ctx ends, and returns nil. What a crash takes away is baked again when somebody asks; the files that
+// it leaves go when the next Run begins, unless another process is baking.
 func (b *Baker) Run(ctx context.Context) error {
 	b.setup()
+	b.Cache.sweep()
+	if stop, err := adding(ctx, b.Cache.Dir); err == nil {
+		defer stop()
+	} else if ctx.Err() == nil {
+		b.Logger.ErrorContext(ctx, "prepare cache", "error", err)
+	}
 	var placing errgroup.Group
 	placing.SetLimit(placedAtOnce)
 	var workers sync.WaitGroup

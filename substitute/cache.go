@@ -70,7 +70,11 @@ func (c *Cache) methods(p StorePath) []Compression {
 // fetched from the cache, even after a crash of the machine. One that is there already
 // is left alone, unless another key has signed it. An archive that is not what info says is an error, and not kept.
 func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
-	const attempts = 5 // somebody who evicts would have to be as unlucky each time
+	stop, err := adding(ctx, c.Dir)
+	if err != nil {
+		return fmt.Errorf("cache %s: %w", info.StorePath, err)
+	}
+	defer stop()
 	for attempt := 1; ; attempt++ {
 		e, err := c.entry(ctx, src, info)
 		if e == nil || err != nil {

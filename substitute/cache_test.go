@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,6 +126,14 @@ func TestCacheEvictClock(t *testing.T) {
 	ahead := time.Now().Add(1000 * time.Hour)
 	os.Chtimes(temp, ahead, ahead)
 	used(ahead)
+	adding, err := os.Open(cache.Dir) // as somebody does whose files are not to be touched
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adding.Close()
+	if err := syscall.Flock(int(adding.Fd()), syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
 	if done, err := cache.Evict(t.Context(), limits); err != nil || done.LeftItems != len(paths) {
 		t.Errorf("used in the future: %+v, %v", done, err)
 	}

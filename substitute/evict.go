@@ -46,8 +46,8 @@ type cachedItem struct {
 	size     int64
 }
 
-// leftover is the age at which a file without a narinfo is nobody's: whoever wrote it would have
-// finished. So is one from as far in the future, where the clock was when it was written.
+// leftover is the age at which a file without a narinfo is nobody's, even if others are adding to the cache: whoever
+// wrote it would have finished. So is one from as far in the future, where the clock was when it was written.
 const leftover = 24 * time.Hour
 
 // Evict removes items. Narinfos go first, so that nobody is sent to what is about to go, and a
@@ -62,6 +62,7 @@ func (c *Cache) Evict(ctx context.Context, o EvictOptions) (done Evicted, err er
 		return done, fmt.Errorf("evict from cache: %w", err)
 	}
 	defer lock.Release()
+	c.sweep()
 	if o.Grace == 0 {
 		o.Grace = time.Hour
 	}
@@ -137,7 +138,7 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 	err = c.files(ctx, func(path string, info fs.FileInfo) {
 		name := info.Name()
 		if filepath.Dir(path) == filepath.Clean(c.Dir) {
-			if strings.HasPrefix(name, ".tmp-") && abandoned(info) {
+			if strings.HasPrefix(name, tempPrefix) && abandoned(info) {
 				os.Remove(path) // again next time, if it does not work
 			}
 			return
@@ -151,7 +152,7 @@ func (c *Cache) survey(ctx context.Context) ([]cachedItem, error) {
 		case owner != nil:
 			owner.archives = append(owner.archives, path)
 			owner.size += info.Size()
-		case (isArchive || strings.HasPrefix(name, ".tmp-")) && abandoned(info):
+		case (isArchive || strings.HasPrefix(name, tempPrefix)) && abandoned(info):
 			os.Remove(path)
 		}
 	})

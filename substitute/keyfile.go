@@ -127,7 +127,7 @@ func (k *PrivateKey) writePublic(secret string) error {
 // When it returns, the file is there even after a crash.
 func writeFile(path string, mode fs.FileMode, publish func(from, to string) error, write func(io.Writer) error) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".tmp-")
+	f, err := os.CreateTemp(dir, tempPrefix)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,12 @@ type Objects interface {
 type Directory string
 
 // Put implements [Objects].
-func (d Directory) Put(_ context.Context, name, _ string, write func(io.Writer) error) error {
+func (d Directory) Put(ctx context.Context, name, _ string, write func(io.Writer) error) error {
+	stop, err := adding(ctx, string(d))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	path := filepath.Join(string(d), filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err

@@ -55,6 +55,11 @@ func TestKilledWhileBaking(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "cache")
 	for _, wanted := range []int{1, 7, count} {
+		if wanted == count {
+			if left, err := filepath.Glob(filepath.Join(dir, "nar", "*", ".tmp-*")); err != nil || len(left) == 0 {
+				t.Errorf("nothing was being written when it was killed: %v", err)
+			}
+		}
 		s := start(t, config, "--cache="+dir, "--workers=1")
 		c := &substitute.Client{URLs: []string{s.url}, ACL: acl}
 		if offers, err := c.Query(t.Context(), paths); err != nil || len(offers) != count {
@@ -63,6 +68,9 @@ func TestKilledWhileBaking(t *testing.T) {
 		awaitItems(t, dir, wanted, t.Context())
 		if wanted == count {
 			fetched(t, c, paths[:2])
+			if left, err := filepath.Glob(filepath.Join(dir, "nar", "*", ".tmp-*")); err != nil || len(left) > 0 {
+				t.Errorf("what was being written is left: %q, %v", left, err)
+			}
 		}
 		s.cmd.Process.Kill()
 		s.cmd.Wait()

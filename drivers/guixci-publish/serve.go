@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -111,17 +112,18 @@ func prepareCache(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	err = os.Remove(f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // another process took it for one that was left
+	}
+	return errors.Join(err, f.Close())
 }
 
 // evictEvery is how often the cache is looked through.
 const evictEvery = time.Hour
 
-// evict removes from the cache what has had its time, again and again.
+// evict removes from the cache what has had its time, again and again; without limits, only what killed processes left.
 func evict(ctx context.Context, o *options, cache *substitute.Cache, src substitute.Source, logger *slog.Logger) {
-	if o.ttl == 0 && o.cacheSize == 0 {
-		return
-	}
 	options := substitute.EvictOptions{MaxAge: o.ttl, MaxSize: o.cacheSize, Grace: min(o.ttl, 24*time.Hour)}
 	if o.cacheSize == 0 {
 		options.Keep = func(p substitute.StorePath) bool {
