@@ -157,8 +157,9 @@ type localStore struct {
 	wait time.Duration // until the next attempt to open it
 	db   atomic.Pointer[storedb.DB]
 
-	mu    sync.Mutex // held while it is opened; guards tried
-	tried time.Time
+	mu      sync.Mutex // guards opening and tried
+	opening bool       // somebody is
+	tried   time.Time
 }
 
 // databaseWait is short enough for a machine that has just started.
@@ -172,16 +173,21 @@ func openStore(o *options) (*localStore, error) {
 	return s, nil
 }
 
-// open opens the database, unless that was tried just now. Who may not write beside it cannot read it either, as long as
+// open opens the database, unless that was tried just now or somebody else is about to: the disk may be slow, and who
+// waits for it should be one request and not all. Who may not write beside it cannot read it either, as long as
 // nobody else has it open: SQLite then has to make a file. So it becomes readable when the daemon has a client.
 func (s *localStore) open() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.db.Load() != nil || !s.tried.IsZero() && time.Since(s.tried) < s.wait {
+	due := s.db.Load() == nil && !s.opening && (s.tried.IsZero() || time.Since(s.tried) >= s.wait)
+	s.opening = s.opening || due
+	s.mu.Unlock()
+	if !due {
 		return nil
 	}
-	s.tried = time.Now()
 	db, err := storedb.Open(s.path)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opening, s.tried = false, time.Now()
 	if err == nil {
 		s.db.Store(db)
 	}
