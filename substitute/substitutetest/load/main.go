@@ -303,28 +303,54 @@ func warm(address, dir string, items []item) error {
 			return err
 		}
 	}
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for _, it := range items {
-		for dir != "" && !kept(dir, it) {
-			<-look.C
+	late := start.Add(patience(total))
+	if dir != "" {
+		if err := awaitAll(items, late, func(it item) (bool, error) { return kept(dir, it), nil }); err != nil {
+			return err
 		}
 	}
 	took := time.Since(start)
-	for _, it := range items {
+	waited := false
+	err := awaitAll(items, late, func(it item) (bool, error) {
+		ok, err := baked(client, address, it)
+		if waited {
+			took = time.Since(start)
+		}
+		waited = !ok
+		return ok, err
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("MB/s %.1f\nseconds %.2f\n", float64(total)/1e6/took.Seconds(), took.Seconds())
+	return nil
+}
+
+// patience is for how long to wait until that many bytes are baked: a server that bakes less than a megabyte in a
+// second has stopped.
+func patience(total int64) time.Duration {
+	return time.Minute + time.Duration(total)*time.Microsecond
+}
+
+// awaitAll returns when all items are ready, in turn, or it is too late.
+func awaitAll(items []item, late time.Time, ready func(item) (bool, error)) error {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for i, it := range items {
 		for {
-			ok, err := baked(client, address, it)
+			ok, err := ready(it)
 			if err != nil {
 				return err
 			}
 			if ok {
 				break
 			}
+			if time.Now().After(late) {
+				return fmt.Errorf("%s-%s is not baked, after %d that are, and %d more were to be", it.hash, it.name, i, len(items)-i-1)
+			}
 			<-look.C
-			took = time.Since(start)
 		}
 	}
-	fmt.Printf("MB/s %.1f\nseconds %.2f\n", float64(total)/1e6/took.Seconds(), took.Seconds())
 	return nil
 }
 
