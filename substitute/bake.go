@@ -147,14 +147,6 @@ func (b *Baker) done(ctx context.Context, info *Info, err error) {
 	}
 }
 
-// Export adds items of src and everything they refer to, what is referred to
-// first, so that whatever is in the cache can be used. workers of them are added at a
-// time; 0 means one for each processor. done, if not nil, is told of each item; its
-// calls do not overlap.
-func (c *Cache) Export(ctx context.Context, src Source, roots []StorePath, workers int, done func(*Info)) error {
-	return exportAll(ctx, src, roots, workers, done, c.Add)
-}
-
 // Closure returns what src says of items and of everything they refer to, each
 // one after those it refers to.
 func Closure(ctx context.Context, src Source, roots ...StorePath) ([]*Info, error) {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -81,7 +82,7 @@ func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
 			return err
 		}
 		c.place(e)
-		if errors.Is(e.err, errEvicted) && attempt < attempts {
+		if errors.Is(e.err, errEvicted) && attempt < evictions {
 			continue
 		}
 		if e.err == nil {
@@ -90,6 +91,9 @@ func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
 		return e.failed()
 	}
 }
+
+// evictions is how often in a row an item may be evicted at the moment when it is added.
+const evictions = 5
 
 // bakedURLs lists the files of an item. If nobody without zstd could read any, the
 // plain archive is named as well, which a Handler makes of the others; on another
@@ -110,6 +114,21 @@ func bakedURLs(info *Info, methods []Compression, sizes []int64) (urls []NarURL)
 		urls = append(urls, NarURL{URL: "nar/" + base, Compression: "none", FileSize: info.NarSize})
 	}
 	return urls
+}
+
+// kept are the methods of a cache's narinfo for which there should be files: all but the plain archive that
+// bakedURLs names beside those of zstd.
+func (n *NarInfo) kept() (methods []Compression) {
+	for _, u := range n.URLs {
+		if u.Compression != "none" {
+			methods = append(methods, Compression{Method: u.Compression})
+		}
+	}
+	onlyZstd := len(methods) > 0 && !slices.ContainsFunc(methods, func(m Compression) bool { return m.Method != "zstd" })
+	if len(methods) < len(n.URLs) && !onlyZstd {
+		methods = append(methods, Compression{Method: "none"})
+	}
+	return methods
 }
 
 // prepare makes the directory one that clients take for a cache.

@@ -248,8 +248,8 @@ func TestCacheShared(t *testing.T) {
 	running.Wait()
 	cancel()
 	evicting.Wait()
-	c := &substitute.Cache{Dir: dir, Key: key}
-	if err := c.Export(t.Context(), memory, []substitute.StorePath{infos[0].StorePath, infos[39].StorePath}, 0, nil); err != nil {
+	e := &substitute.Exporter{To: substitute.Directory(dir), Key: key}
+	if err := e.Export(t.Context(), memory, infos[0].StorePath, infos[39].StorePath); err != nil {
 		t.Error(err)
 	}
 	substitutetest.TestSource(t, clientOf(t, "file://"+dir), []substitute.StorePath{infos[0].StorePath, infos[39].StorePath})

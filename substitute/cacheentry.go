@@ -180,16 +180,7 @@ var errEvicted = errors.New("evicted at the same moment")
 // has reports whether there is nothing to add.
 func (c *Cache) has(info *Info) bool {
 	there, err := c.load(info.StorePath.Hash())
-	if err != nil || !there.equivalent(info) || !there.signedBy(c.Key) {
-		return false
-	}
-	var methods []Compression
-	for _, u := range there.URLs {
-		if u.Compression != "none" || isCompressed(string(info.StorePath)) { // see bakedURLs
-			methods = append(methods, Compression{Method: u.Compression})
-		}
-	}
-	return c.complete(info.StorePath, methods)
+	return err == nil && there.equivalent(info) && there.signedBy(c.Key) && c.complete(info.StorePath, there.kept())
 }
 
 // complete reports whether an item's archives are all there.

@@ -27,6 +27,8 @@ type Objects interface {
 	// Get returns a small object. If there is none, the error is one for which
 	// errors.Is(err, [ErrNotFound]).
 	Get(ctx context.Context, name string) ([]byte, error)
+	// Has reports whether there is an object of that name.
+	Has(ctx context.Context, name string) (bool, error)
 }
 
 // A Directory is Objects in files below it, which it makes. They are world-readable.
@@ -55,6 +57,15 @@ func (d Directory) Get(_ context.Context, name string) ([]byte, error) {
 	return data, err
 }
 
+// Has implements [Objects].
+func (d Directory) Has(_ context.Context, name string) (bool, error) {
+	info, err := os.Stat(filepath.Join(string(d), filepath.FromSlash(name)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.Mode().IsRegular(), err
+}
+
 // An Exporter puts items where any Guix can fetch them without a server of ours, in the layout of a
 // [Cache]. Fields must not change after the first call.
 type Exporter struct {
@@ -68,13 +79,19 @@ type Exporter struct {
 	Done func(*Info)
 }
 
-// Add puts an item of src, the narinfo last, unless it is there already; one that another key has signed, or
-// none, is signed anew. An archive that is not what info says is an error, and not kept.
+// Add puts an item of src, the narinfo last, unless it is there already, with its archives; one that another key
+// has signed, or none, is signed anew. An archive that is not what info says is an error, and not kept.
 func (e *Exporter) Add(ctx context.Context, src Source, info *Info) error {
-	if err := e.add(ctx, src, info); err != nil {
-		return fmt.Errorf("export %s: %w", info.StorePath, err)
+	for attempt := 1; ; attempt++ {
+		err := e.add(ctx, src, info)
+		if errors.Is(err, errEvicted) && attempt < evictions {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("export %s: %w", info.StorePath, err)
+		}
+		return nil
 	}
-	return nil
 }
 
 func (e *Exporter) add(ctx context.Context, src Source, info *Info) error {
@@ -83,11 +100,30 @@ func (e *Exporter) add(ctx context.Context, src Source, info *Info) error {
 		return err
 	}
 	there, err := ParseNarInfo(text) // of nothing, it fails
-	switch {
-	case err != nil || !there.equivalent(info):
+	if err != nil || !there.equivalent(info) {
 		return e.put(ctx, src, info)
+	}
+	switch err := e.complete(ctx, info.StorePath, there.kept()); {
+	case errors.Is(err, errEvicted):
+		return e.put(ctx, src, info)
+	case err != nil:
+		return err
 	case !there.signedBy(e.Key):
 		return e.putNarInfo(ctx, info, there.URLs)
+	}
+	return nil
+}
+
+// complete returns errEvicted if an archive is missing.
+func (e *Exporter) complete(ctx context.Context, p StorePath, methods []Compression) error {
+	for _, m := range methods {
+		has, err := e.To.Has(ctx, archiveName(p, m.Method))
+		if err != nil {
+			return err
+		}
+		if !has {
+			return errEvicted
+		}
 	}
 	return nil
 }
@@ -104,7 +140,10 @@ func (e *Exporter) put(ctx context.Context, src Source, info *Info) error {
 	if err != nil {
 		return err
 	}
-	return e.putNarInfo(ctx, info, bakedURLs(info, methods, sizes))
+	if err := e.putNarInfo(ctx, info, bakedURLs(info, methods, sizes)); err != nil {
+		return err
+	}
+	return e.complete(ctx, info.StorePath, methods)
 }
 
 func (e *Exporter) putNarInfo(ctx context.Context, info *Info, urls []NarURL) error {
@@ -170,23 +209,27 @@ func (e *Exporter) Export(ctx context.Context, src Source, roots ...StorePath) e
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	return exportAll(ctx, src, roots, e.Workers, e.Done, e.Add)
+	closure, err := Closure(ctx, src, roots...)
+	if err == nil {
+		err = e.addAll(ctx, src, closure)
+	}
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	return nil
 }
 
 // cacheInfoName is the object that makes the others a cache.
 const cacheInfoName = "nix-cache-info"
 
-// exportAll calls add for the closure of roots, for several items at a time.
-func exportAll(ctx context.Context, src Source, roots []StorePath, workers int, done func(*Info), add func(context.Context, Source, *Info) error) error {
-	closure, err := Closure(ctx, src, roots...)
-	if err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
+// addAll adds the items of a closure, several at a time.
+func (e *Exporter) addAll(ctx context.Context, src Source, closure []*Info) error {
+	workers := e.Workers
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	finished := make(map[StorePath]<-chan struct{}, len(closure))
-	var mu sync.Mutex // held while done is called
+	var mu sync.Mutex // held while Done is called
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	// Items come after those they refer to, so that the oldest worker never waits. Only in a circle, which no
@@ -204,22 +247,19 @@ func exportAll(ctx context.Context, src Source, roots []StorePath, workers int, 
 			if err := awaitAll(ctx, before); err != nil {
 				return err
 			}
-			if err := add(ctx, src, info); err != nil {
+			if err := e.Add(ctx, src, info); err != nil {
 				return err
 			}
 			close(added)
-			if done != nil {
+			if e.Done != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				done(info)
+				e.Done(info)
 			}
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	return nil
+	return group.Wait()
 }
 
 // awaitAll returns when all channels are closed.

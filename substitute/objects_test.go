@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,21 +28,27 @@ func TestObjects(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { substitutetest.TestObjects(t, new(substitutetest.Objects)) })
 }
 
-// What is exported to anything that serves objects can be fetched from there; it is
-// complete at any moment, and what is there is not put again.
 func TestExporter(t *testing.T) {
+	var objects substitutetest.Objects
+	server := httptest.NewServer(&objects)
+	defer server.Close()
+	t.Run("service", func(t *testing.T) { testExporter(t, &objects, server.URL) })
+	dir := filepath.Join(t.TempDir(), "made")
+	t.Run("directory", func(t *testing.T) { testExporter(t, substitute.Directory(dir), "file://"+dir) })
+}
+
+// What is exported to anything that serves objects can be fetched from there, at url; it is
+// complete at any moment, and what is there is not put again.
+func testExporter(t *testing.T, objects substitute.Objects, url string) {
 	var m substitutetest.Memory
 	var roots []substitute.StorePath
 	for i := range 20 {
 		roots = append(roots, m.AddFile("item", strconv.Itoa(i), roots[max(0, i-3):i]...).StorePath)
 	}
 	roots = append(roots, m.AddFile("source.tar.gz", "").StorePath)
-	var objects substitutetest.Objects
-	server := httptest.NewServer(&objects)
-	defer server.Close()
-	c := clientOf(t, server.URL)
+	c := clientOf(t, url)
 	count := 0
-	e := &substitute.Exporter{To: &objects, Key: vectorKey(t), Workers: 4, Done: func(info *substitute.Info) {
+	e := &substitute.Exporter{To: objects, Key: vectorKey(t), Workers: 4, Done: func(info *substitute.Info) {
 		count++
 		for _, ref := range info.References {
 			if _, err := c.Info(t.Context(), ref.Hash()); err != nil {
@@ -60,12 +67,66 @@ func TestExporter(t *testing.T) {
 		t.Error(err)
 	}
 	// A new key signs what is there.
-	e.Key = substitute.GenerateKey()
+	e.Key, e.Done = substitute.GenerateKey(), nil
 	if err := e.Export(t.Context(), unwritable{&m}, roots[19:]...); err != nil {
 		t.Errorf("with another key: %v", err)
 	}
-	c = &substitute.Client{URLs: []string{server.URL}, ACL: substitute.NewACL(e.Key.Public())}
+	c = &substitute.Client{URLs: []string{url}, ACL: substitute.NewACL(e.Key.Public())}
 	substitutetest.TestSource(t, c, roots)
+	missing := m.AddFile("broken", "", substitutetest.Path("absent", ""))
+	if err := e.Export(t.Context(), &m, missing.StorePath); !errors.Is(err, substitute.ErrNotFound) {
+		t.Errorf("incomplete closure: %v", err)
+	}
+}
+
+// An archive that has gone although its narinfo is there, by a crash or somebody's hand, is put again.
+func TestExporterHeals(t *testing.T) {
+	var m substitutetest.Memory
+	item, packed := m.AddFile("item", strings.Repeat("text", 1000)), m.AddFile("source.tar.gz", "")
+	dir := t.TempDir()
+	e := &substitute.Exporter{To: substitute.Directory(dir), Key: vectorKey(t)}
+	archives := []string{"nar/gzip/" + item.StorePath.Base(), "nar/" + packed.StorePath.Base()}
+	for range 2 {
+		if err := e.Export(t.Context(), &m, item.StorePath, packed.StorePath); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range archives {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// Who evicts at the moment when an item is put may take its archives for the old ones: they are put again.
+func TestExporterEvicted(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", strings.Repeat("text", 1000))
+	dir := t.TempDir()
+	gone := 0
+	e := &substitute.Exporter{To: evictingObjects{substitute.Directory(dir), func() {
+		if gone++; gone < 3 {
+			os.Remove(filepath.Join(dir, "nar", "zstd", info.StorePath.Base()))
+		}
+	}}, Key: vectorKey(t)}
+	if err := e.Add(t.Context(), &m, info); err != nil {
+		t.Fatal(err)
+	}
+	substitutetest.TestSource(t, clientOf(t, "file://"+dir), []substitute.StorePath{info.StorePath})
+}
+
+// evictingObjects call evict after each narinfo.
+type evictingObjects struct {
+	substitute.Objects
+	evict func()
+}
+
+func (e evictingObjects) Put(ctx context.Context, name, contentType string, write func(io.Writer) error) error {
+	err := e.Objects.Put(ctx, name, contentType, write)
+	if strings.HasSuffix(name, ".narinfo") {
+		e.evict()
+	}
+	return err
 }
 
 // Items that refer to each other in a circle, which only a hostile cache has, are no reason to wait for ever.

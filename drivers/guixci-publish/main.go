@@ -166,13 +166,14 @@ func export(ctx context.Context, o *options, stderr io.Writer) error {
 	progress.Step("export")
 	defer progress.Done()
 	count := 0
-	cache := &substitute.Cache{Dir: o.args[1], Key: key, Compression: o.compression}
-	err = cache.Export(ctx, src, roots, o.workers, func(info *substitute.Info) {
-		count++
-		progress.Detail("%s", info.StorePath.Name())
-	})
+	exporter := &substitute.Exporter{To: substitute.Directory(o.args[1]), Key: key, Compression: o.compression, Workers: o.workers,
+		Done: func(info *substitute.Info) {
+			count++
+			progress.Detail("%s", info.StorePath.Name())
+		}}
+	err = exporter.Export(ctx, src, roots...)
 	if err == nil { // remove what others left that were killed
-		_, err = cache.Evict(ctx, substitute.EvictOptions{})
+		_, err = (&substitute.Cache{Dir: o.args[1]}).Evict(ctx, substitute.EvictOptions{})
 	}
 	if err == nil {
 		progress.Line("exported %d items to %s", count, o.args[1])

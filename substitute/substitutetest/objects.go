@@ -54,6 +54,12 @@ func (o *Objects) Get(_ context.Context, name string) ([]byte, error) {
 	return data, nil
 }
 
+// Has implements [substitute.Objects].
+func (o *Objects) Has(_ context.Context, name string) (bool, error) {
+	_, _, ok := o.find(name)
+	return ok, nil
+}
+
 func (o *Objects) find(name string) (data []byte, contentType string, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -99,12 +105,18 @@ func checkObject(t *testing.T, objects substitute.Objects, name, want string) {
 	if err != nil || string(got) != want {
 		t.Errorf("%s: %q, %v; want %q", name, got, err, want)
 	}
+	if has, err := objects.Has(t.Context(), name); err != nil || !has {
+		t.Errorf("has %s: %v, %v; want that it does", name, has, err)
+	}
 }
 
 func checkNoObject(t *testing.T, objects substitute.Objects, name string) {
 	t.Helper()
 	if got, err := objects.Get(t.Context(), name); !errors.Is(err, substitute.ErrNotFound) {
 		t.Errorf("%s: %q, %v; want ErrNotFound", name, got, err)
+	}
+	if has, err := objects.Has(t.Context(), name); err != nil || has {
+		t.Errorf("has %s: %v, %v; want that it does not", name, has, err)
 	}
 }
 
