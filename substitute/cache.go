@@ -148,7 +148,8 @@ func (c *Cache) prepare(methods []Compression) error {
 	return writeFile(name, 0o644, os.Rename, text([]byte(cacheInfo)))
 }
 
-// load returns the narinfo of an item, from memory if its file is the one read before.
+// load returns the narinfo of an item, from memory if its file is the one read before. One of which no archive is
+// there does not count; those of which they have gone since it was read, the cache has to be told by missed.
 func (c *Cache) load(hashPart string) (*NarInfo, error) {
 	if len(hashPart) != hashPartLen || !isBase32(hashPart) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, hashPart)
@@ -170,6 +171,18 @@ func (c *Cache) load(hashPart string) (*NarInfo, error) {
 	return c.read(hashPart, name, file)
 }
 
+// missed tells the cache that an archive is not there. If it is one that the item's narinfo offers, that is returned.
+func (c *Cache) missed(p StorePath, method string) *NarInfo {
+	n, err := c.load(p.Hash())
+	if err != nil || n.StorePath != p || !slices.Contains(n.kept(), Compression{Method: method}) {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.known, p.Hash())
+	return n
+}
+
 func (c *Cache) read(hashPart, name string, file os.FileInfo) (*NarInfo, error) {
 	data, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -184,6 +197,9 @@ func (c *Cache) read(hashPart, name string, file os.FileInfo) (*NarInfo, error) 
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read cache: %w", err)
+	}
+	if !slices.ContainsFunc(n.kept(), func(m Compression) bool { return c.complete(n.StorePath, []Compression{m}) }) {
+		return nil, fmt.Errorf("%w: no archive of %s is left", ErrNotFound, n.StorePath)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

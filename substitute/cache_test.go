@@ -184,6 +184,113 @@ func TestCacheHeals(t *testing.T) {
 	}
 }
 
+// A narinfo none of whose archives is there, whenever they have gone, is not an offer: it would lead to nothing.
+func TestCacheWithoutArchives(t *testing.T) {
+	cache, memory, paths := filledCache(t)
+	store := new(substitutetest.Memory) // has only one of them
+	baker := &substitute.Baker{Cache: cache, Source: store}
+	url := serve(t, &substitute.Handler{Source: store, Key: cache.Key, Baker: baker})
+	info, err := memory.Info(t.Context(), paths[1].Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sized := get(t, url+"/"+paths[1].Hash()+".narinfo"); !strings.Contains(string(sized.body), "FileSize") {
+		t.Fatalf("not offered as it is baked: %+v", sized)
+	}
+	remove := func(methods ...string) {
+		t.Helper()
+		for _, m := range methods {
+			if err := os.Remove(filepath.Join(cache.Dir, "nar", m, paths[1].Base())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ask := func(what string, want int) {
+		t.Helper()
+		for _, url := range []string{url, serve(t, &substitute.Handler{Source: store, Cache: &substitute.Cache{Dir: cache.Dir}})} {
+			if res := get(t, url+what); res.StatusCode != want {
+				t.Errorf("%s: status %d, want %d", what, res.StatusCode, want)
+			}
+		}
+	}
+	narinfo, byGzip := "/"+paths[1].Hash()+".narinfo", "/nar/gzip/"+paths[1].Base()
+	remove("gzip") // is made of the other
+	ask(byGzip, 200)
+	ask(narinfo, 200)
+	remove("zstd")
+	ask(byGzip, 404)
+	ask(narinfo, 404)
+	var archive bytes.Buffer
+	if err := memory.WriteNAR(t.Context(), &archive, info); err != nil {
+		t.Fatal(err)
+	}
+	store.Add(info.StorePath, archive.Bytes(), info.Deriver, info.References...)
+	ask(narinfo, 200)
+	ask(byGzip, 200)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { baker.Run(ctx) })
+	if err := baker.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	running.Wait()
+	if sized := get(t, url+narinfo); !strings.Contains(string(sized.body), "FileSize") {
+		t.Errorf("not baked again: %+v", sized)
+	}
+}
+
+// An archive that is missing while its narinfo is there is baked again as soon as somebody asks for it.
+func TestBakerHeals(t *testing.T) {
+	cache, memory, paths := filledCache(t)
+	baker := &substitute.Baker{Cache: cache, Source: memory}
+	url := serve(t, &substitute.Handler{Source: memory, Key: cache.Key, Baker: baker})
+	archive := filepath.Join(cache.Dir, "nar", "gzip", paths[1].Base())
+	if err := os.Remove(archive); err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []string{"lzip", "zstd"} { // the one is not offered, the other there
+		if res := get(t, url+"/nar/"+method+"/"+paths[1].Base()); res.StatusCode != 200 || baker.Pending() != 0 {
+			t.Errorf("%s: status %d, and %d items are to be baked", method, res.StatusCode, baker.Pending())
+		}
+	}
+	if res := get(t, url+"/nar/gzip/"+paths[1].Base()); res.StatusCode != 200 || baker.Pending() != 1 {
+		t.Errorf("status %d, and %d items are to be baked", res.StatusCode, baker.Pending())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { baker.Run(ctx) })
+	if err := baker.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	running.Wait()
+	if _, err := os.Stat(archive); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was baked by zstd only, and is not in the store any more, can be had by those who cannot read zstd.
+func TestCacheOfZstdOnly(t *testing.T) {
+	memory := new(substitutetest.Memory)
+	info := memory.AddFile("item", strings.Repeat("text", 100_000))
+	cache := &substitute.Cache{Dir: t.TempDir(), Compression: []substitute.Compression{{Method: "zstd"}}, Key: vectorKey(t)}
+	if err := cache.Add(t.Context(), memory, info); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := memory.WriteNAR(t.Context(), &archive, info); err != nil {
+		t.Fatal(err)
+	}
+	url := serve(t, &substitute.Handler{Source: new(substitutetest.Memory), Cache: cache, Key: cache.Key})
+	if res := get(t, url+"/"+info.StorePath.Hash()+".narinfo"); !strings.Contains(string(res.body), "Compression: none") {
+		t.Errorf("offer %+v", res)
+	}
+	if res := get(t, url+"/nar/"+info.StorePath.Base()); res.StatusCode != 200 || !bytes.Equal(res.body, archive.Bytes()) {
+		t.Errorf("status %d, %d bytes, want %d", res.StatusCode, len(res.body), archive.Len())
+	}
+}
+
 // An item one of whose archives cannot have its name is not offered, and nothing of it is left but what
 // clients do not look for.
 func TestCacheNameTaken(t *testing.T) {

@@ -52,6 +52,12 @@ func (h *Handler) sendBaked(w http.ResponseWriter, r *http.Request, c Compressio
 		return false
 	}
 	f, err := cache.open(path, c.Method)
+	if errors.Is(err, ErrNotFound) {
+		// By a crash, or somebody's hand.
+		if n := cache.missed(path, c.Method); n != nil && h.Baker != nil {
+			h.Baker.Want(&n.Info)
+		}
+	}
 	if err != nil {
 		return false // also if it cannot be read: the Source may have it
 	}
@@ -143,13 +149,17 @@ func (h *Handler) serveSmall(w http.ResponseWriter, r *http.Request, c Compressi
 	})
 }
 
-// item finds the item that is called base.
+// item finds the item that is called base, in the store or, in whatever form, in the cache: its narinfo may offer an
+// archive that has to be made of another.
 func (h *Handler) item(ctx context.Context, base string) (*Info, error) {
 	path, err := parseBase(base)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrNotFound, err)
 	}
 	info, err := h.info(ctx, path.Hash())
+	if cache := h.baked(); cache != nil && errors.Is(err, ErrNotFound) {
+		info, err = cache.Info(ctx, path.Hash())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +173,11 @@ func (h *Handler) item(ctx context.Context, base string) (*Info, error) {
 // registered.
 func (h *Handler) writeNAR(ctx context.Context, w io.Writer, info *Info) error {
 	c := checker{w: w, info: info, sum: sha256.New()}
-	if err := h.Source.WriteNAR(ctx, &c, info); err != nil {
+	err := h.Source.WriteNAR(ctx, &c, info)
+	if cache := h.baked(); cache != nil && errors.Is(err, ErrNotFound) && c.n == 0 {
+		err = cache.WriteNAR(ctx, &c, info)
+	}
+	if err != nil {
 		return err
 	}
 	return c.verify()
