@@ -241,11 +241,12 @@ func TestStockDaemon(t *testing.T) {
 		drop(t, paths)
 	}
 	m, paths := gifts(t, 5)
-	cache := &substitute.Cache{Dir: t.TempDir(), Key: key}
-	if err := cache.Export(t.Context(), m, paths, 0, nil); err != nil {
+	dir := t.TempDir()
+	exporter := &substitute.Exporter{To: substitute.Directory(dir), Key: key}
+	if err := exporter.Export(t.Context(), m, paths...); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(http.FileServer(http.Dir(cache.Dir)))
+	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	defer server.Close()
 	substituteAll(t, socket, m, paths, server.URL)
 }
