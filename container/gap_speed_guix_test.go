@@ -25,7 +25,7 @@ import (
 func TestGap(t *testing.T) {
 	guixtest.Require(t)
 	scripts := samples(t)
-	const rounds = 7
+	const rounds = 21 // a single gap is a third more or less than the next
 	ours, theirs := switched(t, scripts), byHand(t, scripts)
 	var a, b []time.Duration
 	ours.next(t) // the first generations
