@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func (d *Deployment) restartService(ctx context.Context, name string) error {
 		return decline("that is shepherd itself, with which the container ends; stop and start the deployment")
 	}
 	d.complain("write the ledger", d.finishLedger())
-	err = in.restart(ctx, service.Name())
+	err = in.restart(ctx, service, services)
 	detail := service.Name()
 	if err != nil {
 		detail = err.Error()
@@ -52,11 +53,57 @@ func (d *Deployment) restartService(ctx context.Context, name string) error {
 	return err
 }
 
-func (in *Instance) restart(ctx context.Context, service string) error {
-	names, err := in.stopService(ctx, service)
-	if err != nil {
-		return err
+// restart stops a service and starts what it has stopped. If stopping fails, which need not mean that nothing was stopped, what
+// was is started all the same.
+func (in *Instance) restart(ctx context.Context, service Service, before []Service) error {
+	names := affected(service, before)
+	done, complaint := in.stopService(ctx, names)
+	if !done {
+		return complaint
 	}
+	now, err := in.services(ctx)
+	if err != nil {
+		return errors.Join(complaint, err)
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		s, ok := find(now, name)
+		return ok && s.Status == "running"
+	})
+	return errors.Join(complaint, in.startServices(ctx, names))
+}
+
+// affected returns the names of what is stopped with a service: its own, and those of what runs and requires it.
+func affected(service Service, all []Service) []string {
+	names := []string{service.Name()}
+	with := []Service{service}
+	for i := 0; i < len(with); i++ {
+		for _, s := range all {
+			if s.Status == "running" && slices.ContainsFunc(s.Requires, with[i].provides) && !slices.Contains(names, s.Name()) {
+				names, with = append(names, s.Name()), append(with, s)
+			}
+		}
+	}
+	return names
+}
+
+// errSlow is the end of waiting for a shepherd that answers only when a service is stopped, or started: this may
+// be never.
+var errSlow = errors.New("it takes too long")
+
+// stopService stops the first service, and with it the others. It is done, if not well, when shepherd has answered.
+func (in *Instance) stopService(ctx context.Context, names []string) (done bool, err error) {
+	limit := in.handling().StopTimeout
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errSlow)
+	defer cancel()
+	_, _, err = in.Shepherd().Do(ctx, "stop", names[0])
+	if context.Cause(ctx) == errSlow {
+		err = cmp.Or(in.slow(context.WithoutCancel(ctx), names, "stopping", limit), err)
+	}
+	return ctx.Err() == nil, err
+}
+
+// startServices starts services one after the other.
+func (in *Instance) startServices(ctx context.Context, names []string) error {
 	limit := in.Generation.Schedule.withDefaults().StartPeriod
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errSlow)
 	defer cancel()
@@ -72,32 +119,6 @@ func (in *Instance) restart(ctx context.Context, service string) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// errSlow is the end of waiting for a shepherd that answers only when a service is stopped, or started: this may
-// be never.
-var errSlow = errors.New("it takes too long")
-
-// stopService stops a service with all that require it, and returns their names, its own first.
-func (in *Instance) stopService(ctx context.Context, name string) ([]string, error) {
-	limit := in.handling().StopTimeout
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errSlow)
-	defer cancel()
-	stopped, _, err := in.Shepherd().Do(ctx, "stop", name)
-	if context.Cause(ctx) == errSlow {
-		err = in.slow(context.WithoutCancel(ctx), []string{name}, "stopping", limit)
-	}
-	if err != nil {
-		return nil, err
-	}
-	names := []string{name}
-	items, _ := sexp.Items(stopped)
-	for _, item := range items {
-		if other, ok := sexp.Text(item); ok && other != name {
-			names = append(names, other)
-		}
-	}
-	return names, nil
 }
 
 // slow says what is still starting, or stopping, after the time there was, and which of those that were waited for have

@@ -13,13 +13,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/genenetwork/guixci/inferior/sexp"
 )
 
-// A herd is a shepherd with two services, web and db, which web requires: one of its commands is never done.
+// A herd is a shepherd whose service web requires store, and that db: one of its commands is never done.
 type herd struct {
-	never string // such as "start db"
-	as    string // the status of its service meanwhile
+	never     string // such as "start db"
+	as        string // the status of its service meanwhile
+	complains bool   // when it stops something, which it does
 
 	mu     sync.Mutex // guards status
 	status map[string]string
@@ -35,7 +38,7 @@ func (h *herd) serve(t *testing.T, socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.status = map[string]string{"web": "running", "db": "running"}
+	h.status = map[string]string{"web": "running", "store": "running", "db": "running", "other": "running"}
 	var clients sync.WaitGroup
 	clients.Go(func() {
 		for {
@@ -65,14 +68,18 @@ func (h *herd) answer(conn net.Conn) {
 		io.Copy(io.Discard, conn) // until the client has enough
 		return
 	}
-	result := ""
+	result := "()"
 	switch action.String() {
 	case "status":
 		result = "((" + h.services() + "))"
 	case "stop":
-		h.set("web", "stopped")
-		h.set(name, "stopped")
-		result = "(web " + name + ")"
+		for _, with := range []string{"web", "store", name} {
+			h.set(with, "stopped")
+		}
+		if h.complains {
+			fmt.Fprint(conn, "(reply (version 0) (result #f) (error (error (version 0) action-exception stop db system-error ())) (messages ()))")
+			return
+		}
 	case "start":
 		h.set(name, "running")
 		result = "(service (version 0))"
@@ -91,7 +98,9 @@ func (h *herd) services() string {
 	defer h.mu.Unlock()
 	var all strings.Builder
 	for name, status := range h.status {
-		fmt.Fprintf(&all, `(service (version 0) (provides (%s)) (enabled? #t) (status %s) (recent-messages ((1795378823 . "%[1]s says why"))))`, name, status)
+		requires := map[string]string{"web": "store", "store": "db"}[name]
+		fmt.Fprintf(&all, `(service (version 0) (provides (%s)) (requires (%s)) (enabled? #t) (status %s) (recent-messages ((1795378823 . "%[1]s says why"))))`,
+			name, requires, status)
 	}
 	return all.String()
 }
@@ -103,8 +112,9 @@ func TestRestartIsLimited(t *testing.T) {
 		never, as string
 		says      []string // none if it is well
 	}{
-		{"start db", "starting", []string{"service db is still starting after 50ms; its last messages:\n  db says why", "service web is stopped"}},
+		{"start db", "starting", []string{"service db is still starting after 50ms; its last messages:\n  db says why", "service store is stopped", "service web is stopped"}},
 		{"start web", "starting", []string{"service web is still starting after 50ms"}},
+		{"start store", "starting", []string{"service store is still starting after 50ms", "service web is stopped"}},
 		{"start web", "running", nil}, // in the last moment
 		{"stop db", "stopping", []string{"service db is still stopping after 60ms"}},
 		{"start nothing", "", nil},
@@ -186,5 +196,24 @@ func TestPinEndsTheInterrupted(t *testing.T) {
 	}
 	if all := events(t, d); !slices.Equal(all, []Event{Began, Confirmed, Began, WasCutOff, WasPinned}) {
 		t.Errorf("ledger %v", all)
+	}
+}
+
+// A service whose stop goes wrong may have been stopped all the same, and others with it: they do not stay so.
+func TestRestartAfterBadStop(t *testing.T) {
+	d := testDeployment(t)
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	h := &herd{complains: true}
+	h.serve(t, d.socket)
+	h.set("other", "stopped")
+	err := d.RestartService(t.Context(), "db")
+	var complaint *CommandError
+	if !errors.As(err, &complaint) || complaint.Action != "stop" {
+		t.Errorf("error %v", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if diff := cmp.Diff(map[string]string{"web": "running", "store": "running", "db": "running", "other": "stopped"}, h.status); diff != "" {
+		t.Error(diff)
 	}
 }
