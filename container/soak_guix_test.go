@@ -265,6 +265,7 @@ func (r *realSamples) faults() map[string]fault {
 		"comes up and dies": func(s *soak) bool { return s.fails("comes up and dies") },
 		"probe flaps":       func(s *soak) bool { return s.fails("probe flaps") },
 		"disk full":         r.diskFull,
+		"interrupted":       r.interrupted,
 		"two deployers":     r.two,
 		"machine goes down": func(s *soak) bool { r.killSupervisor(s); return s.machineDown() },
 		"machine reboots":   r.reboot,
@@ -378,6 +379,21 @@ func (r *realSamples) killSupervisor(s *soak) bool {
 	return len(found) > 0
 }
 
+// interrupted: guixci-deploy is told to end by SIGTERM, and goes back.
+func (r *realSamples) interrupted(s *soak) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), s.instant())
+	defer cancel()
+	cmd := r.apply(ctx, s)
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	out, err := cmd.CombinedOutput()
+	if status := cmd.ProcessState.ExitCode(); err != nil && (ctx.Err() == nil || status < 0 || status == RollbackFailed.ExitCode()) {
+		s.Errorf("guixci-deploy: %v\n%s", err, out)
+	}
+	before := s.good
+	s.findGood()
+	return s.good.Number == before.Number
+}
+
 func (r *realSamples) comesUpLate(s *soak) bool {
 	s.deploys("comes up late")
 	return s.good.Switched.Start > time.Second
@@ -420,13 +436,14 @@ func (r *realSamples) garbage(s *soak) bool {
 	kept := make(map[string]bool)
 	for i, g := range all {
 		root, err := os.Readlink(s.d.generationPath(g.Number, "root"))
-		switch needed := g.Rejected == "" || i >= len(all)-s.d.Keep.Last; {
-		case needed && root != g.Script:
-			s.Errorf("generation %d has the root %q, and is %s: %v", g.Number, root, g.Script, err)
-		case !needed && !errors.Is(err, fs.ErrNotExist):
+		if needed := g.Rejected == "" || i >= len(all)-s.d.Keep.Last; needed {
+			kept[g.Script] = true
+			if root != g.Script {
+				s.Errorf("generation %d has the root %q, and is %s: %v", g.Number, root, g.Script, err)
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			s.Errorf("generation %d, which was rejected long ago, has the root %q: %v", g.Number, root, err)
 		}
-		kept[root] = true
 	}
 	dropped := r.collect(s.T, kept)
 	for _, item := range r.items {
