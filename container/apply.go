@@ -135,13 +135,13 @@ func (d *Deployment) bringWith(ctx context.Context, g *Generation, r record, mai
 }
 
 func (d *Deployment) bringOnce(ctx context.Context, g *Generation, r record, main *record) (*Instance, error) {
-	r.Started = time.Now()
+	r.Started, r.ComingUp = time.Now(), true
 	in, err := d.start(ctx, g, &r, main)
 	if err != nil {
 		return nil, err
 	}
 	d.log().Info("container started", "generation", g.Number, "beside", main != nil, "pid", in.Process.PID, "launcher", in.Launcher.PID)
-	if err := in.await(ctx, g.Probes, g.Schedule); err != nil {
+	if err := in.comeUp(ctx); err != nil {
 		crashed := in.forkCrashed()
 		if left := in.stop(context.WithoutCancel(ctx)); left != nil {
 			return nil, errors.Join(err, left)
@@ -151,8 +151,18 @@ func (d *Deployment) bringOnce(ctx context.Context, g *Generation, r record, mai
 		}
 		return nil, err
 	}
-	d.log().Info("container healthy", "generation", g.Number, "took", time.Since(r.Started))
 	return in, nil
+}
+
+// comeUp waits until the container is healthy, and writes that down.
+func (in *Instance) comeUp(ctx context.Context) error {
+	if err := in.await(ctx, in.Generation.Probes, in.Generation.Schedule); err != nil {
+		return err
+	}
+	in.d.log().Info("container healthy", "generation", in.Generation.Number, "took", time.Since(in.record.Started))
+	in.record.ComingUp = false
+	in.d.complain("write down that the container is healthy", in.save())
+	return nil
 }
 
 // confirm makes a healthy generation the current one. Moving the pointer is what

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -487,6 +488,77 @@ func TestKilledStop(t *testing.T) {
 			}
 			if e := history[2]; e.Event != WasStopped || e.Who != "stopper" || e.Why != "to be killed" || !strings.HasSuffix(e.Detail, "finished later") {
 				t.Errorf("entered as %+v", e)
+			}
+		})
+	}
+}
+
+// Somebody who starts it is killed before it is healthy: the next one waits until it is, or says that it does not come up.
+func TestKilledStart(t *testing.T) {
+	for _, next := range []string{"start", "start in vain", "supervise", "apply"} {
+		t.Run(next, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := l.Addr().String()
+			d := testDeployment(t)
+			d.Probes, d.Schedule.StartPeriod = Probes{TCP{Address: address}}, time.Hour
+			works := script(t, d, "works", "status-works.sexp")
+			g := mustApply(t, d, works)
+			if err := errors.Join(d.Stop(t.Context()), l.Close()); err != nil {
+				t.Fatal(err)
+			}
+			starter := standIn(t.Context(), d, "starter")
+			if err := starter.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var in *Instance
+			await(t, func() bool { in, err = d.Running(); return err == nil })
+			starter.Process.Kill()
+			starter.Wait()
+			if s, err := d.Status(t.Context()); err != nil || !s.ComingUp || !s.Confirmed || !s.Wanted {
+				t.Errorf("status %+v, %v", s, err)
+			}
+			if found := Doctor(d); len(found) == 0 || !strings.Contains(strings.Join(found[0].Missing, ""), "it is coming up") {
+				t.Errorf("findings %+v", found)
+			}
+			if next == "start in vain" {
+				g.Schedule.StartPeriod = 1
+				if err := d.writeGeneration(g); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := d.Start(t.Context()); err == nil {
+					t.Error("what does not come up is started")
+				}
+				checkNothingLeft(t, d, in)
+				if all := events(t, d); all[len(all)-1] != WasNotStable {
+					t.Errorf("ledger %v", all)
+				}
+				return
+			}
+			if l, err = net.Listen("tcp", address); err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			entered := WasStarted
+			switch next {
+			case "start":
+				_, err = d.Start(t.Context())
+			case "supervise":
+				supervise(t, d, quickly)
+				awaitRunning(t, d, nil)
+			case "apply":
+				entered = Confirmed
+				checkRuns(t, d, mustApply(t, d, works))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			await(t, func() bool { all := events(t, d); return len(all) > 3 && all[len(all)-1] == entered })
+			s, err := d.Status(t.Context())
+			if err != nil || s.ComingUp || s.Running == nil || (s.Running.Process == in.Process) == (next == "apply") {
+				t.Errorf("status %+v, %v; it was %v", s, err, in.Process)
 			}
 		})
 	}

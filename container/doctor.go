@@ -119,6 +119,9 @@ func (d *Deployment) examine() (*Finding, error) {
 	} else {
 		f.judgeServices(in)
 	}
+	if r.ComingUp {
+		f.miss("it is coming up, or whoever started it was killed: start waits until it has")
+	}
 	f.judge(in)
 	if target, err := os.Readlink(d.generationPath(r.Generation, "root")); err != nil || target != f.Script {
 		f.miss("no root: the garbage collector deletes it as soon as it stops")

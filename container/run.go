@@ -3,6 +3,7 @@ package container
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -26,20 +27,25 @@ func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standin
 	}
 	defer lease.Release()
 	was, err := d.settle(ctx)
-	if err != nil || was.running != nil || !may(was) {
+	if err != nil || was.running != nil && !was.running.record.ComingUp || !may(was) {
 		return was.running, err
 	}
 	if was.current == nil {
 		return nil, ErrNothing
 	}
-	if err := d.preflight(ctx, was.current, was); err != nil {
-		if ctx.Err() == nil {
-			d.noteRefusal(rev, was.current, err)
-		}
-		return nil, err
-	}
 	was.current.Switched = nil // that was another time
-	in, err := d.bring(ctx, was.current, 0)
+	in, err := was.running, nil
+	if in == nil {
+		if err := d.preflight(ctx, was.current, was); err != nil {
+			if ctx.Err() == nil {
+				d.noteRefusal(rev, was.current, err)
+			}
+			return nil, err
+		}
+		in, err = d.bring(ctx, was.current, 0)
+	} else if err = in.comeUp(ctx); err != nil { // whoever started it was killed
+		err = errors.Join(err, in.stop(context.WithoutCancel(ctx)))
+	}
 	if err != nil {
 		d.tell(rev, was.current, WasNotStable, err)
 		if !was.wanted {
@@ -101,6 +107,7 @@ type Status struct {
 	Current   *Generation // the confirmed one; nil before the first
 	Running   *Instance   // what runs; nil for nothing
 	Confirmed bool        // what runs is Current, and not one on trial
+	ComingUp  bool        // what runs was not healthy yet, since it was started
 	Wanted    bool        // something ought to run
 	Beside    *Instance   // runs, too: on trial, or kept to return to; nil for none
 	Since     time.Time   // when what runs was started
@@ -139,7 +146,7 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 	if err != nil || !in.Alive() {
 		return err
 	}
-	s.Running, s.Since = in, r.Started
+	s.Running, s.Since, s.ComingUp = in, r.Started, r.ComingUp
 	if s.Beside, err = d.kept(); err != nil {
 		return err
 	}

@@ -15,9 +15,9 @@ type standing struct {
 	beside  *Instance   // the one before, kept to return to; nil for none
 }
 
-// runs reports whether g, or one just like it, is what runs.
+// runs reports whether g, or one just like it, is what runs, and has been healthy.
 func (s standing) runs(g *Generation) bool {
-	return s.running != nil && s.current.Rejected == "" && g.like(s.current)
+	return s.running != nil && !s.running.record.ComingUp && s.current.Rejected == "" && g.like(s.current)
 }
 
 // lingers reports whether the generation that is kept ought to have been stopped: who should have has been killed, or had to end.

@@ -34,6 +34,16 @@ func TestMain(m *testing.M) {
 		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), Who: "stopper", Why: "to be killed", unprivileged: true, socket: os.Getenv("SOCKET")}
 		fmt.Fprintln(os.Stderr, d.Stop(context.Background()))
 		os.Exit(1)
+	case "applier":
+		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), ConfirmBy: time.Hour, unprivileged: true, socket: os.Getenv("SOCKET")}
+		_, err := d.Apply(context.Background(), Revision{Script: os.Getenv("SCRIPT")})
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	case "starter":
+		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), unprivileged: true, socket: os.Getenv("SOCKET")}
+		_, err := d.Start(context.Background())
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	case "sandbox":
 		if err := sandboxMain(strings.Fields(os.Getenv("MOUNTS"))); err != nil {
 			fmt.Fprintln(os.Stderr, err)

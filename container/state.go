@@ -35,6 +35,9 @@ type record struct {
 	Launcher Process   `json:"launcher"` // zero until it is started
 	Process  Process   `json:"process"`  // the container's process 1; zero until it is known
 	Started  time.Time `json:"started"`
+	// ComingUp says that it has not been healthy yet since it was started. If nobody who waits for that is there any more, whoever
+	// finds it alive must do so.
+	ComingUp bool `json:"coming_up,omitempty"`
 }
 
 // writeFile makes name hold data, all of it or, after a crash, what it held before.

@@ -144,7 +144,7 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping {
+	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping && !r.ComingUp {
 		k.sees(in)
 		return false, errors.Join(k.ear.look(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, in))
 	}
@@ -187,7 +187,7 @@ func (k *keeper) lookBeside(ctx context.Context, main *Instance) error {
 }
 
 // start starts the container if nobody else is about to do something, and if it is time.
-// in is what is recorded, and does not run, or is on trial or about to end.
+// in is what is recorded, and does not run, or is on trial, coming up or about to end.
 func (k *keeper) start(ctx context.Context, in *Instance) error {
 	// Who ends a container writes that down before, and who has ended it, another process.
 	if !k.kept.isZero() && in.Process == k.kept && !in.record.Stopping {

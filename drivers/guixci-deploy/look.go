@@ -40,6 +40,7 @@ type status struct {
 	PID        int                   `json:"pid,omitempty"`
 	Since      time.Time             `json:"since,omitzero"`
 	Confirmed  bool                  `json:"confirmed"`
+	ComingUp   bool                  `json:"coming_up,omitempty"`
 	Beside     int                   `json:"beside,omitempty"` // generation that runs, too; 0 for none
 	Wanted     bool                  `json:"wanted"`
 	Services   []service             `json:"services,omitempty"`
@@ -72,7 +73,7 @@ func (d *driver) statusCommand() *cobra.Command {
 }
 
 func statusOf(name string, s *container.Status) status {
-	a := status{Deployment: name, Current: s.Current, Confirmed: s.Confirmed, Wanted: s.Wanted, Since: s.Since, Holder: s.Holder}
+	a := status{Deployment: name, Current: s.Current, Confirmed: s.Confirmed, ComingUp: s.ComingUp, Wanted: s.Wanted, Since: s.Since, Holder: s.Holder}
 	if s.Running != nil {
 		a.Running, a.PID = s.Running.Generation.Number, s.Running.Process.PID
 	}
@@ -106,6 +107,8 @@ func (s status) print(w io.Writer) {
 		fmt.Fprintf(w, "%s is stopped\n", s.Deployment)
 	case !s.Confirmed:
 		fmt.Fprintf(w, "%s tries generation %d, pid %d, since %s\n", s.Deployment, s.Running, s.PID, s.Since.Format(time.RFC3339))
+	case s.ComingUp:
+		fmt.Fprintf(w, "%s starts generation %d, pid %d, since %s\n", s.Deployment, s.Running, s.PID, s.Since.Format(time.RFC3339))
 	default:
 		fmt.Fprintf(w, "%s runs generation %d, pid %d, since %s\n", s.Deployment, s.Running, s.PID, s.Since.Format(time.RFC3339))
 	}
