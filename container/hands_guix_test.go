@@ -149,6 +149,38 @@ func TestRealRestart(t *testing.T) {
 		history[3].Event != WasRestarted || !strings.HasPrefix(history[3].Detail, "service web does not start") {
 		t.Errorf("%+v, %v", history, err)
 	}
+
+	// What a service takes with it comes back, even if its stop goes wrong: here nobody is left to be killed by it.
+	err = d.RestartService(t.Context(), "user-processes")
+	if err == nil || !strings.Contains(err.Error(), "herd stop user-processes") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := (Services{[]string{"user-processes", "counter"}}).Check(t.Context(), awaitRunning(t, d, nil), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// A service that takes too long to start does not keep anybody from the container.
+func TestRealSlowRestart(t *testing.T) {
+	t.Parallel()
+	d, _ := realDeployment(t)
+	g := mustApply(t, d, samples(t)["told"])
+	in := awaitRunning(t, d, nil)
+	mustWrite(t, filepath.Join(in.runDir(), "environment", "settings"), "MODE='late'\nTAKES='1000'\n")
+	g.Schedule.StartPeriod = time.Second // shepherd gives it six
+	if err := d.writeGeneration(g); err != nil {
+		t.Fatal(err)
+	}
+	err := d.RestartService(t.Context(), "fickle")
+	var guilty *ServiceError
+	if !errors.As(err, &guilty) || guilty.Service.Name() != "fickle" || !strings.Contains(err.Error(), "service fickle is still starting after 1s") {
+		t.Errorf("error %v", err)
+	}
+	if status, err := d.Status(t.Context()); err != nil || status.Holder != nil || status.Trouble != nil {
+		t.Errorf("%+v, %v", status, err)
+	}
+	stopNow(t, d)
+	checkNothingLeft(t, d, in)
 }
 
 // Containers that somebody has started by a link to their script, or by a copy of it, have launchers that live, and
