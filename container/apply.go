@@ -165,16 +165,6 @@ func (in *Instance) comeUp(ctx context.Context) error {
 	return nil
 }
 
-// confirm makes a healthy generation the current one. Moving the pointer is what
-// counts; a process that is killed right after it has confirmed all the same.
-func (d *Deployment) confirm(in *Instance) error {
-	in.Generation.Started, in.Generation.Withdrawn = time.Now(), false
-	if err := d.writeGeneration(in.Generation); err != nil {
-		return err
-	}
-	return d.point(in.Generation.Number)
-}
-
 // giveUp goes back to what was and returns the *[Error] that says how that went.
 func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation, rev Revision, cause error) error {
 	result := d.failed(Kept, cause)

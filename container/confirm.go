@@ -16,35 +16,103 @@ var errUnconfirmed = errors.New("nobody confirmed it in time")
 
 // Confirm is for somebody who has looked at a generation that is healthy and waits for
 // confirmation, as ConfirmBy of the [Deployment] asks: it is kept. Who applied it
-// moves the pointer then, and returns.
-func (d *Deployment) Confirm() error {
-	if err := d.confirmTrial(); err != nil {
+// moves the pointer then, and Confirm returns nil once that is done; if that process was killed, Confirm does it. Of a
+// confirmation that comes too late, or for a generation that is given up all the same, the error says so.
+func (d *Deployment) Confirm(ctx context.Context) error {
+	if err := d.confirmTrial(ctx); err != nil {
 		return fmt.Errorf("confirm %s: %w", d.Name, err)
 	}
 	return nil
 }
 
-func (d *Deployment) confirmTrial() error {
-	in, err := d.Running()
+func (d *Deployment) confirmTrial(ctx context.Context) error {
+	in, err := d.candidate()
 	if err != nil {
 		return err
 	}
-	if beside, err := d.kept(); err != nil {
-		return err
-	} else if beside != nil && (beside.record.Trial || beside.record.Moved) { // new, or the kept one that is returned to
-		in = beside
+	if in == nil {
+		return errStopped
 	}
-	if _, err := os.Stat(in.waitingFile()); errors.Is(err, fs.ErrNotExist) {
+	until, err := in.waitsUntil()
+	if errors.Is(err, fs.ErrNotExist) {
 		return decline("generation %d does not wait for it", in.Generation.Number)
 	}
+	if err != nil {
+		return err
+	}
+	if now := time.Now(); now.After(until) {
+		return decline("it comes too late: generation %d waited until %s", in.Generation.Number, until.Format(time.RFC3339))
+	}
 	text, err := json.Marshal(Holder{Who: d.Who, Why: d.Why, PID: os.Getpid(), Since: time.Now().Round(time.Second)})
+	if err != nil {
+		return err
+	}
+	// If somebody else has just confirmed it, what comes of that is as good an answer.
+	if err := writeNew(in.confirmedFile(), text); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return in.learnOutcome(ctx)
+}
+
+// candidate returns what may wait to be confirmed: what ought to run, or what was started beside that, or the one kept
+// beside it that is being returned to. It is nil if nothing ought to run.
+func (d *Deployment) candidate() (*Instance, error) {
+	r, err := d.readRecord()
+	if err != nil || r == nil {
+		return nil, err
+	}
+	if r.Beside == nil || !r.Beside.Trial && !r.Beside.Moved {
+		return d.instance(r)
+	}
+	in, err := d.instance(r.Beside)
 	if err == nil {
-		err = writeNew(in.confirmedFile(), text)
+		in.main = r
 	}
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("somebody else confirms generation %d just now", in.Generation.Number)
+	return in, err
+}
+
+// learnOutcome returns nil once the instance, which somebody has confirmed, is the current one, and an error if it is
+// not and does not wait any more.
+func (in *Instance) learnOutcome(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for over := false; ; {
+		if _, err := in.waitsUntil(); errors.Is(err, fs.ErrNotExist) { // looked at first: what came of it is there then
+			over = true
+		}
+		current, err := in.d.Current()
+		switch {
+		case err != nil:
+			return err
+		case current != nil && current.Number == in.Generation.Number:
+			return nil
+		case over:
+			return decline("generation %d was given up, as it came too late or something else went wrong", in.Generation.Number)
+		}
+		if over, err = in.d.settleAbandoned(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return err
+}
+
+// settleAbandoned settles what there is if nobody is at it.
+func (d *Deployment) settleAbandoned(ctx context.Context) (settled bool, err error) {
+	lease, err := d.acquire("", "confirm")
+	var busy *BusyError
+	if errors.As(err, &busy) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer lease.Release()
+	_, err = d.settle(ctx)
+	return err == nil, err
 }
 
 // writeNew makes name, which must not be there, hold data, all of it or not at all.
@@ -61,7 +129,8 @@ func writeNew(name string, data []byte) error {
 	return os.Link(f.Name(), name)
 }
 
-// waitingFile is there while the instance waits to be confirmed.
+// waitingFile is there while the instance waits to be confirmed, and until it is the current one or is going to be given
+// up: it says until when it waits.
 func (in *Instance) waitingFile() string {
 	return in.d.generationPath(in.Generation.Number, "waiting")
 }
@@ -71,12 +140,35 @@ func (in *Instance) confirmedFile() string {
 	return in.d.generationPath(in.Generation.Number, "confirmed")
 }
 
+// waitsUntil returns when the time is over, or [fs.ErrNotExist].
+func (in *Instance) waitsUntil() (until time.Time, err error) {
+	return until, readJSON(in.waitingFile(), &until)
+}
+
+// beginWaiting has the instance wait to be confirmed.
+func (in *Instance) beginWaiting(until time.Time) error {
+	if err := os.Remove(in.confirmedFile()); err != nil && !errors.Is(err, fs.ErrNotExist) { // of another time
+		return err
+	}
+	return writeJSON(in.waitingFile(), until)
+}
+
+// endWaiting comes after the decision: who confirms the instance learns by it that there is one.
+func (in *Instance) endWaiting() {
+	os.Remove(in.waitingFile())
+	os.Remove(in.confirmedFile())
+}
+
 // approved reports whether somebody has confirmed the instance, and enters who: the Holder of the lease does, because
 // the ledger is written by nobody else.
 func (in *Instance) approved() bool {
 	var by Holder
 	if err := readJSON(in.confirmedFile(), &by); err != nil {
 		return false
+	}
+	last, err := in.d.lastEntered()
+	if err == nil && last.Event == WasApproved && last.Generation == in.Generation.Number {
+		return true // and who entered it was killed
 	}
 	e := in.d.entry(Revision{}, in.Generation, WasApproved)
 	e.Who, e.Why = by.Who, by.Why // not those of who deploys
@@ -85,20 +177,24 @@ func (in *Instance) approved() bool {
 	return true
 }
 
-// awaitConfirmation waits for [Deployment.Confirm], if it is asked for. An end of the container or
-// of ctx ends the waiting, too.
-func (in *Instance) awaitConfirmation(ctx context.Context) error {
+// confirm makes a healthy generation the current one, after [Deployment.Confirm] if that is asked for. An end of the
+// container or of ctx ends the waiting, too.
+func (in *Instance) confirm(ctx context.Context) error {
 	if in.d.ConfirmBy == 0 {
-		return nil
+		return in.becomeCurrent()
 	}
-	if err := os.Remove(in.confirmedFile()); err != nil && !errors.Is(err, fs.ErrNotExist) { // of another time
+	if err := in.beginWaiting(time.Now().Add(in.d.ConfirmBy)); err != nil {
 		return err
 	}
-	if err := writeFile(in.waitingFile(), nil); err != nil {
+	defer in.endWaiting()
+	if err := in.awaitConfirmation(ctx); err != nil {
 		return err
 	}
-	defer os.Remove(in.confirmedFile())
-	defer os.Remove(in.waitingFile())
+	return in.becomeCurrent()
+}
+
+// awaitConfirmation waits until somebody has confirmed the instance.
+func (in *Instance) awaitConfirmation(ctx context.Context) error {
 	in.d.log().Info("waiting to be confirmed", "generation", in.Generation.Number, "for", in.d.ConfirmBy)
 	ctx, cancel := context.WithTimeoutCause(ctx, in.d.ConfirmBy, errUnconfirmed)
 	defer cancel()
@@ -107,7 +203,7 @@ func (in *Instance) awaitConfirmation(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		cause := context.Cause(ctx) // asked first: who was told that it is confirmed must not be wrong
+		cause := context.Cause(ctx) // asked first: a confirmation in time counts
 		switch {
 		case cause != nil && !errors.Is(cause, errUnconfirmed):
 			return cause
@@ -121,4 +217,31 @@ func (in *Instance) awaitConfirmation(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// becomeCurrent moves the pointer, which is what counts; a process that is killed right after it has confirmed all the
+// same.
+func (in *Instance) becomeCurrent() error {
+	in.Generation.Started, in.Generation.Withdrawn = time.Now(), false
+	if err := in.d.writeGeneration(in.Generation); err != nil {
+		return err
+	}
+	return in.d.point(in.Generation.Number)
+}
+
+// settleConfirmation makes current what somebody has confirmed while, or right before, the process that waited for that
+// was killed. Otherwise nothing waits any more.
+func (d *Deployment) settleConfirmation() error {
+	in, err := d.candidate()
+	if err != nil || in == nil {
+		return err
+	}
+	if _, err := os.Stat(in.waitingFile()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	defer in.endWaiting()
+	if !in.Alive() || in.record.Stopping || !in.approved() {
+		return nil
+	}
+	return in.becomeCurrent()
 }

@@ -87,7 +87,7 @@ func TestRetention(t *testing.T) {
 func TestConfirmByHand(t *testing.T) {
 	d := testDeployment(t)
 	one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
-	if err := d.Confirm(); err == nil || !strings.Contains(err.Error(), "does not wait") {
+	if err := d.Confirm(t.Context()); err == nil || !strings.Contains(err.Error(), "does not wait") {
 		t.Errorf("error %v", err)
 	}
 
@@ -102,7 +102,7 @@ func TestConfirmByHand(t *testing.T) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	c := Deployment{Name: d.Name, Dir: d.Dir, Who: "carol", Why: "looked at it"}
-	for c.Confirm() != nil {
+	for c.Confirm(t.Context()) != nil {
 		<-tick.C
 		if current, err := d.Current(); err != nil || current.Number != one.Number {
 			t.Fatalf("current before it is confirmed: %+v, %v", current, err)

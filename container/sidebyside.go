@@ -213,10 +213,7 @@ func (d *Deployment) takeOver(ctx context.Context, was standing, in *Instance) e
 		err = d.direct(ctx, was.current, in.Generation)
 	}
 	if err == nil {
-		err = in.awaitConfirmation(ctx)
-	}
-	if err == nil {
-		err = d.confirm(in)
+		err = in.confirm(ctx)
 	}
 	if err == nil {
 		d.complain("write down that generations have changed places", d.changePlaces(was, in))

@@ -214,7 +214,7 @@ func TestSideBySideConfirmByHand(t *testing.T) {
 		if current, err := d.Current(); err != nil || current.Number != one.Number {
 			t.Fatalf("current before it is confirmed: %+v, %v", current, err)
 		}
-		return d.Confirm() == nil
+		return d.Confirm(t.Context()) == nil
 	})
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestSideBySideConfirmByHand(t *testing.T) {
 	}
 	checkTraffic(t, target, two)
 	checkBoth(t, d, two, one)
-	if err := d.Confirm(); err == nil || !strings.Contains(err.Error(), "generation 2 does not wait") {
+	if err := d.Confirm(t.Context()); err == nil || !strings.Contains(err.Error(), "generation 2 does not wait") {
 		t.Errorf("error %v", err)
 	}
 
@@ -234,7 +234,7 @@ func TestSideBySideConfirmByHand(t *testing.T) {
 		_, err := e.RollBack(t.Context(), 1, Revision{})
 		done <- err
 	}()
-	await(t, func() bool { return d.Confirm() == nil })
+	await(t, func() bool { return d.Confirm(t.Context()) == nil })
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

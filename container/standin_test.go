@@ -181,6 +181,9 @@ func deployerMain() int {
 		setBeside(d, target, one, two)
 		d.Probes = probes
 	}
+	if by, err := time.ParseDuration(os.Getenv("CONFIRM_BY")); err == nil { // hangs until it is confirmed instead
+		d.ConfirmBy, d.Probes, d.Schedule.Interval = by, Probes{Alive{}}, 10*time.Millisecond
+	}
 	if state := os.Getenv("STATE"); state != "" { // hangs in a migration instead
 		d.Shares = []Mount{{Name: "state", Source: state}}
 		d.Switch = Switch{Snapshot: []string{"state"}, Hooks: []Hook{{Command: []string{"/bin/sh", "-c",

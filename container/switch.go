@@ -171,11 +171,7 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	if was.running != nil {
 		s.Gap = in.well.Sub(begin)
 	}
-	err = in.awaitConfirmation(ctx)
-	if err == nil {
-		err = d.confirm(in)
-	}
-	if err != nil {
+	if err := in.confirm(ctx); err != nil {
 		return errors.Join(err, in.stop(context.WithoutCancel(ctx)))
 	}
 	return nil

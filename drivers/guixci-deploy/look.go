@@ -358,7 +358,7 @@ func printFindings(w io.Writer, found []container.Finding) {
 
 func (d *driver) confirmCommand() *cobra.Command {
 	return d.on("confirm NAME", "Keep the generation that waits for it, as confirm-by in the file asks", cobra.ExactArgs(1),
-		func(_ *cobra.Command, dep *container.Deployment, _ []string) error { return dep.Confirm() })
+		func(c *cobra.Command, dep *container.Deployment, _ []string) error { return dep.Confirm(c.Context()) })
 }
 
 func (d *driver) pinCommand() *cobra.Command {
