@@ -47,6 +47,9 @@ type Deployment struct {
 	// MayFetch names the services that may fetch code from elsewhere when they start; others
 	// that do are refused, see [Fetch].
 	MayFetch []string
+	// Renamed are the accounts that go on under other names. Where an account that is gone has left files in a
+	// writable mount, no other one may have its number.
+	Renamed []Renaming
 	// MinFree is the space in bytes that must be free on every disk that is going to be
 	// written to; 0 means 256 MiB.
 	MinFree int64

@@ -147,7 +147,7 @@ func (file *File) readEnvironment(f form, d Deployment) error {
 	}
 	d.Shares, d.Exposes, d.Probes = slices.Clone(d.Shares), slices.Clone(d.Exposes), slices.Clone(d.Probes)
 	d.Switch = d.Switch.clone()
-	d.MayFetch = slices.Clone(d.MayFetch)
+	d.MayFetch, d.Renamed = slices.Clone(d.MayFetch), slices.Clone(d.Renamed)
 	d.places = maps.Clone(d.places)
 	e := &d.Environment
 	e.Settings, e.Secrets = maps.Clone(e.Settings), slices.Clone(e.Secrets)
@@ -182,6 +182,7 @@ func fieldsOf(d *Deployment) table {
 		},
 		"free-space": toSize(&d.MinFree),
 		"may-fetch":  toTexts(&d.MayFetch),
+		"renamed…":   d.readRenamed,
 	}
 	maps.Copy(t, d.readSwitch())
 	return t

@@ -28,6 +28,7 @@ const sampleFile = `;; a deployment
   (mount "state" (source "/srv/state") (target "/var/lib/web") (writable? #t) (owner "web"))
   (mount "data" (source "/export/data"))
   (settings (A "production"))
+  (renamed "www" "web") (renamed "mysql" "maria")
   (settings-format "json")
   (required "A" "key")
   (secret "key" (file "/etc/keys/web") (uid 33))
@@ -71,7 +72,7 @@ func TestReadFile(t *testing.T) {
 				HTTP{URL: "http://${ADDRESS}:${PORT}/"}, HTTP{URL: "http://[${ADDRESS}]:8080/?cost=$1&%24filter=x"}, TCP{Address: "localhost:443"}, TCP{Address: "db:3306", Inside: true}, Unix{"/run/mysqld/mysqld.sock"},
 				Command{[]string{"check", "--all"}}, TLS{Address: "example.org:443", Certificates: "/etc/ca.pem", ValidFor: 168 * time.Hour},
 				DNS{Name: "example.org", Within: 500 * time.Millisecond}, Alive{}),
-			Schedule: Schedule{StartPeriod: 2 * time.Minute, Threshold: 5},
+			Schedule: Schedule{StartPeriod: 2 * time.Minute, Threshold: 5}, Renamed: []Renaming{{"www", "web"}, {"mysql", "maria"}},
 		},
 	}
 	if diff := cmp.Diff(want, f.Environments, ignore, sameAddress); diff != "" {
@@ -105,6 +106,7 @@ func TestReadFileMistakes(t *testing.T) {
 		{around(`(secret "x")`), `has no file`},
 		{around(`(network (address "10.77.0.2"))`), `d.scm:3:3: network: needs an address and a gateway`},
 		{around(`(network (address "here") (gateway "10.77.0.1"))`), `d.scm:3:21: address: "here" is not an address`},
+		{around(`(renamed "www")`), `d.scm:3:3: renamed: wants two names`},
 		{around(`(memory "8X")`), `d.scm:3:11: memory: "8X" is not a size`},
 		{around(`(runner "docker")`), `d.scm:3:11: runner: "docker" is none of supervisor, systemd, shepherd`},
 		{around(`(memory "9999999999T")`), `is not a size`},

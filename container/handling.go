@@ -14,6 +14,7 @@ type Handling struct {
 	ConfirmBy    time.Duration `json:"confirm_by,omitempty"`
 	Keep         Retention     `json:"keep,omitzero"`
 	MayFetch     []string      `json:"may_fetch,omitempty"`
+	Renamed      []Renaming    `json:"renamed,omitempty"`
 	MinFree      int64         `json:"min_free,omitempty"`
 	StartTimeout time.Duration `json:"start_timeout,omitempty"`
 	StopTimeout  time.Duration `json:"stop_timeout,omitempty"`
@@ -21,7 +22,7 @@ type Handling struct {
 
 // handling returns what new generations are given.
 func (d *Deployment) handling() Handling {
-	return Handling{d.ConfirmBy, d.Keep, slices.Clone(d.MayFetch), d.MinFree, d.StartTimeout, d.StopTimeout}
+	return Handling{d.ConfirmBy, d.Keep, slices.Clone(d.MayFetch), slices.Clone(d.Renamed), d.MinFree, d.StartTimeout, d.StopTimeout}
 }
 
 // handlingOf returns how a generation is handled. What it was not given, as those of older
@@ -43,6 +44,9 @@ func (h Handling) or(other Handling) Handling {
 	if h.MayFetch == nil {
 		h.MayFetch = other.MayFetch
 	}
+	if h.Renamed == nil {
+		h.Renamed = other.Renamed
+	}
 	h.MinFree = cmp.Or(h.MinFree, other.MinFree)
 	h.StartTimeout = cmp.Or(h.StartTimeout, other.StartTimeout)
 	h.StopTimeout = cmp.Or(h.StopTimeout, other.StopTimeout)
@@ -54,7 +58,7 @@ func (h Handling) or(other Handling) Handling {
 // not about the container.
 func (d *Deployment) handle(g, current *Generation) {
 	h := g.Handling.or(d.handling())
-	d.MayFetch, d.MinFree, d.StartTimeout, d.StopTimeout = h.MayFetch, h.MinFree, h.StartTimeout, h.StopTimeout
+	d.MayFetch, d.Renamed, d.MinFree, d.StartTimeout, d.StopTimeout = h.MayFetch, h.Renamed, h.MinFree, h.StartTimeout, h.StopTimeout
 	if current != nil {
 		h = d.handling().or(current.Handling)
 		d.ConfirmBy, d.Keep = h.ConfirmBy, h.Keep
@@ -68,6 +72,9 @@ func (h Handling) texts() map[string]string {
 		if d != 0 {
 			texts[name] = d.String()
 		}
+	}
+	for _, r := range h.Renamed {
+		texts["account "+r.Old] = "renamed " + r.New
 	}
 	texts["free space"] = size(cmp.Or(h.MinFree, defaultMinFree))
 	if k := h.Keep; k != (Retention{}) {

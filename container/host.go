@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -125,34 +124,6 @@ func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standin
 	return nil
 }
 
-// checkIDs compares the numbers of accounts with who owns what is kept.
-func (d *Deployment) checkIDs(ctx context.Context, g *Generation, next *System, was standing) error {
-	users, groups, err := d.accountsBefore(ctx, was)
-	if err != nil {
-		d.log().Warn("cannot compare account numbers", "error", err)
-		return nil
-	}
-	moved := shifts{users: shifted(users, next.Users), groups: shifted(groups, next.Groups)}
-	return moved.check(ctx, g.Shares)
-}
-
-// accountsBefore asks the running container, or else the store.
-func (d *Deployment) accountsBefore(ctx context.Context, was standing) (users, groups IDs, err error) {
-	if was.running != nil {
-		if users, groups, err = accountsOf(was.running.Process); err == nil {
-			return users, groups, nil
-		}
-	}
-	if was.current == nil {
-		return nil, nil, nil
-	}
-	s, err := ReadSystem(ctx, d.Closures, was.current.Script)
-	if err != nil {
-		return nil, nil, err
-	}
-	return s.Users, s.Groups, nil
-}
-
 func checkOwners(g *Generation, s *System) error {
 	var errs []error
 	for _, m := range g.Shares {
@@ -176,59 +147,4 @@ func checkOwners(g *Generation, s *System) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// shifts are the numbers that have changed hands, with the account they had.
-type shifts struct{ users, groups map[int]string }
-
-// shifted returns the numbers that accounts of both had and no longer have.
-func shifted(old, new IDs) map[int]string {
-	moved := make(map[int]string)
-	for name, id := range old {
-		if now, ok := new[name]; ok && now != id {
-			moved[id] = fmt.Sprintf("%s, who would be %d", name, now)
-		}
-	}
-	return moved
-}
-
-// check looks for files of accounts whose number would change: they would
-// belong to nobody, or to somebody else. It looks at all files: the one that it left out would be lost.
-func (s shifts) check(ctx context.Context, mounts []Mount) error {
-	if len(s.users)+len(s.groups) == 0 {
-		return nil
-	}
-	for _, m := range mounts {
-		err := filepath.WalkDir(m.Source, func(name string, _ fs.DirEntry, err error) error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			var st unix.Stat_t
-			if err == nil {
-				err = unix.Lstat(name, &st)
-			}
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // it has just gone
-			}
-			if err != nil {
-				return fmt.Errorf("whose files there are in mount %q cannot be found out, and numbers of accounts have changed: %w", m.Source, err)
-			}
-			return s.checkFile(name, st)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s shifts) checkFile(name string, st unix.Stat_t) error {
-	const advice = "give the account a fixed number in the operating system"
-	if who, ok := s.users[int(st.Uid)]; ok {
-		return fmt.Errorf("%s belongs to user %d, which is %s: %s", name, st.Uid, who, advice)
-	}
-	if who, ok := s.groups[int(st.Gid)]; ok {
-		return fmt.Errorf("%s belongs to group %d, which is %s: %s", name, st.Gid, who, advice)
-	}
-	return nil
 }

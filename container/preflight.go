@@ -238,7 +238,7 @@ func checkTargets(g *Generation) error {
 // timed returns a copy of g without what has no part in whether it comes up.
 func (g *Generation) timed() *Generation {
 	copied := *g
-	copied.Handling.Keep, copied.Handling.MayFetch, copied.Handling.MinFree = Retention{}, nil, 0
+	copied.Handling.Keep, copied.Handling.MayFetch, copied.Handling.Renamed, copied.Handling.MinFree = Retention{}, nil, nil, 0
 	return &copied
 }
 

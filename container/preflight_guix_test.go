@@ -449,6 +449,24 @@ func TestRealIDsRefusal(t *testing.T) {
 		t.Errorf("the file belongs to %d, the newcomer is %d: %v", st.Uid, system.Users["newcomer"], err)
 	}
 	wantRefusal(t, d, built["keeper second"], "ids", "which is keeper, who would be")
+
+	// With another one in its place, that reads and overwrites its file.
+	kept := filepath.Join(d.Shares[0].Source, "kept")
+	mustWrite(t, kept, "secret of keeper")
+	if err := os.Chown(kept, keeper, 0); err != nil {
+		t.Fatal(err)
+	}
+	mustBring(t, d, built["newcomer"])
+	eventually(t, func() error {
+		if text := string(readFile(t, kept)); text != "private" {
+			return fmt.Errorf("the file of keeper holds %q", text)
+		}
+		return nil
+	})
+	stopNow(t, d)
+	wantRefusal(t, d, built["newcomer"], "ids", fmt.Sprintf("belongs to user %d, which is keeper, and would be newcomer", keeper))
+	d.Renamed = []Renaming{{"keeper", "newcomer"}}
+	mustApply(t, d, built["newcomer"])
 }
 
 // mountTmpfs returns a directory of that size that is a file system of its own.

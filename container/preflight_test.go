@@ -169,11 +169,13 @@ func TestPreflightIDs(t *testing.T) {
 	if err := d.Stop(t.Context()); err != nil { // the stand-in's accounts are this machine's
 		t.Fatal(err)
 	}
-	before := shifts{users: shifted(IDs{"keeper": 999}, IDs{"keeper": 998})}
+	held := make(holders)
+	held.add(IDs{"keeper": 999}, false)
+	before := shifts{users: held.shifted(IDs{"keeper": 998}, nil)}
 	if err := before.check(t.Context(), d.Shares); err != nil {
 		t.Errorf("nothing is kept yet: %v", err)
 	}
-	mine := shifts{users: map[int]string{os.Getuid(): "keeper, who would be 998"}}
+	mine := shifts{users: map[int]string{os.Getuid(): before.users[999]}}
 	if err := mine.check(t.Context(), d.Shares); err == nil || !strings.Contains(err.Error(), "fixed number") {
 		t.Errorf("error %v", err)
 	}
@@ -200,6 +202,71 @@ func TestPreflightIDs(t *testing.T) {
 	wantRefusal(t, d, two, "owner", "no such account")
 }
 
+// An account is gone, at once or since long, and a new one gets its number, with what it has left behind. If it is the same
+// by another name, that must be said; then one can go back, too.
+func TestPreflightIDsOfTheGone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	c := closures{}
+	d := testDeployment(t)
+	d.Closures = c
+	state := t.TempDir()
+	kept := filepath.Join(state, "kept")
+	d.Shares = []Mount{{Source: state, Target: "/state"}}
+	system := func(accounts, groups string) string {
+		name := script(t, d, "works", "status-works.sexp")
+		c[name] = c[c.system(t, "")]
+		file := c[name][0].Path
+		text := strings.NewReplacer(`(quasiquote ("keeper" #f "keeper" () "" "/var" #f (unquote "nologin") #f #t))`, accounts,
+			`(list "users" #f #f #t)`, groups).Replace(string(readFile(t, file)))
+		mustWrite(t, file, text)
+		return name
+	}
+	user := func(name string) string {
+		return `(quasiquote ("` + name + `" #f "nogroup" () "" "/var" #f (unquote "nologin") #f #t))`
+	}
+	group := func(name string) string { return `(list "` + name + `" #f #f #t)` }
+	apply := func(script string) {
+		t.Helper()
+		mustApply(t, d, script)
+		if err := d.Stop(t.Context()); err != nil { // the stand-in's accounts are this machine's
+			t.Fatal(err)
+		}
+	}
+	one, none, two, also := system(user("keeper"), group("users")), system("", ""), system(user("newcomer"), group("users")), system(user("keeper"), group("others"))
+	apply(one)
+	mustWrite(t, kept, "secret")
+	for _, c := range []struct {
+		current, uid, gid int
+		script, says      string
+	}{
+		{1, 999, 0, two, "belongs to user 999, which is keeper, and would be newcomer"},
+		{1, 0, 995, also, "belongs to group 995, which is users, and would be others"},
+		{2, 999, 0, two, "belongs to user 999, which was keeper, and would be newcomer"},
+		{2, 0, 995, also, "belongs to group 995, which was users, and would be others"},
+	} {
+		if g, err := d.Current(); err == nil && g.Number < c.current {
+			apply(none)
+		}
+		if err := os.Chown(kept, c.uid, c.gid); err != nil {
+			t.Fatal(err)
+		}
+		wantRefusal(t, d, c.script, "ids", kept+" "+c.says)
+	}
+
+	d.Renamed = []Renaming{{"keeper", "newcomer"}}
+	if err := os.Chown(kept, 999, 0); err != nil {
+		t.Fatal(err)
+	}
+	apply(two)
+	d.Renamed = nil // who goes back may have no file
+	wantRefusal(t, d, system(user("third"), group("users")), "ids", "is newcomer, and would be third")
+	if g, err := d.RollBack(t.Context(), 1, Revision{}); err != nil || g.Script != one {
+		t.Errorf("%+v, %v", g, err)
+	}
+}
+
 // One file after very many others, and others that are too deep to be looked at by their names.
 func TestPreflightIDsOfMany(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -216,7 +283,7 @@ func TestPreflightIDsOfMany(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	moved := shifts{users: map[int]string{keeper: "keeper, who would be 998"}}
+	moved := shifts{users: map[int]string{keeper: "is keeper, who would be 998"}}
 	check := func(ctx context.Context, says string) {
 		t.Helper()
 		if err := moved.check(ctx, []Mount{{Source: state}}); err == nil || !strings.Contains(err.Error(), says) {

@@ -27,7 +27,7 @@ var sampleVariants = []struct {
 }{
 	{name: "one", mode: "works"}, {name: "two", mode: "works"}, {name: "three", mode: "works"}, {name: "fails", mode: "fails"}, {name: "dies", mode: "dies"},
 	{name: "told", mode: "told"}, {name: "told too", mode: "told"},
-	{name: "fetches", mode: "fetches"}, {name: "keeper", mode: "keeper"}, {name: "keeper second", mode: "keeper-second"},
+	{name: "fetches", mode: "fetches"}, {name: "keeper", mode: "keeper"}, {name: "keeper second", mode: "keeper-second"}, {name: "newcomer", mode: "newcomer"},
 	{name: "crashes", mode: "crashes"},
 	{name: "own one", mode: "works", private: true}, {name: "own two", mode: "works", private: true}, {name: "own three", mode: "works", private: true}, {name: "own told", mode: "told", private: true},
 	{name: "own told too", mode: "told", private: true},

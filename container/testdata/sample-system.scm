@@ -149,6 +149,7 @@ up late, or dies later; TAKES says how many seconds that takes."
 (define (accounts mode)
   (case mode
     ((keeper) (list (account "keeper")))
+    ((newcomer) (list (account "newcomer")))
     ((keeper-second) (list (account "newcomer") (account "keeper")))
     (else '())))
 
@@ -193,10 +194,11 @@ up late, or dies later; TAKES says how many seconds that takes."
              (provision '(code)) (requirement '(user-processes setup))
              (start #~(make-forkexec-constructor (list #$(fetches))))
              (stop #~(make-kill-destructor)))))
-     ((keeper keeper-second)            ;keeps a file that only an account of its own may read
+     ((keeper keeper-second newcomer)   ;keeps a file that only an account of its own may read
       (list (shepherd-service
              (provision '(keeper)) (requirement '(user-processes))
-             (start #~(make-forkexec-constructor (list #$(keeper)) #:user "keeper"))
+             (start #~(make-forkexec-constructor (list #$(keeper))
+                                                 #:user #$(if (eq? mode 'newcomer) "newcomer" "keeper")))
              (stop #~(make-kill-destructor)))))
      ((told)                            ;does what the setting MODE says
       (list (shepherd-service

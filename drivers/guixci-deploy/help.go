@@ -64,6 +64,8 @@ HOW IT TAKES THE PLACE OF THE ONE BEFORE
   (keep (last N) (healthy N))    generations that stay; without it, all
   (free-space "256M") on each disk that is written to
   (may-fetch SERVICE...)         services that may fetch code when they start
+  (renamed OLD NEW)   an account that goes on under another name: what the old one owns in
+                      writable mounts may be the new one's, which is refused otherwise
 `
 
 const fileExample = `(deployment
