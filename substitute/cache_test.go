@@ -362,6 +362,20 @@ func TestCacheShared(t *testing.T) {
 	substitutetest.TestSource(t, clientOf(t, "file://"+dir), []substitute.StorePath{infos[0].StorePath, infos[39].StorePath})
 }
 
+// metric is one of what a handler counts.
+func metric(t *testing.T, h *substitute.Handler, name string) (value int) {
+	t.Helper()
+	var metrics strings.Builder
+	if err := h.WriteMetrics(&metrics); err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(metrics.String(), "\nguixci_substitute_"+name+" ")
+	if n, err := fmt.Sscan(rest, &value); n != 1 {
+		t.Fatalf("metrics %s: %v", &metrics, err)
+	}
+	return value
+}
+
 // What another key has signed is not there for who has a new one: neither a cache nor a handler goes on offering
 // what clients may not accept any more.
 func TestCacheNewKey(t *testing.T) {
@@ -383,15 +397,7 @@ func TestCacheNewKey(t *testing.T) {
 		if err := fetchOne(t, client, info); err != nil {
 			t.Error(err)
 		}
-		var metrics strings.Builder
-		if err := h.WriteMetrics(&metrics); err != nil {
-			t.Fatal(err)
-		}
-		_, rest, _ := strings.Cut(metrics.String(), "\nguixci_substitute_baked_nars_total ")
-		if n, err := fmt.Sscan(rest, &sent); n != 1 {
-			t.Fatalf("metrics %s: %v", &metrics, err)
-		}
-		return sent
+		return metric(t, h, "baked_nars_total")
 	}
 	if sent := fetch(); sent != 1 {
 		t.Errorf("%d archives were sent as they were kept", sent)

@@ -60,7 +60,8 @@ type Handler struct {
 	Encoders int
 	// Spool is the directory for what was compressed for clients that are slower
 	// than we, at most SpoolBytes; "" is that for temporary files, and 0 means 4 GiB. What does not fit is
-	// not sent. Its files have no names and vanish with the process.
+	// sent no faster than its clients take it, a few archives at a time. Its files have no names and vanish with the
+	// process.
 	Spool      string
 	SpoolBytes int64
 	// Log finds the log of the build that made an item, or of a derivation's. For

@@ -383,19 +383,48 @@ func TestHandlerStalledClients(t *testing.T) {
 	}
 }
 
-// What is compressed for all clients together keeps to its limit, and is forgotten with them.
+// What is compressed for all clients together keeps to its limit, and is forgotten with them. What has begun goes on
+// nevertheless; what has not is refused while others do so.
 func TestHandlerSpoolLimit(t *testing.T) {
 	var m substitutetest.Memory
 	// Half of it remains, since it is text.
-	large, small := m.AddFile("large", incompressible(1_500_000)), m.AddFile("small", incompressible(300_000))
-	h := &substitute.Handler{Source: &m, Key: vectorKey(t), Spool: t.TempDir(), SpoolBytes: 400_000}
+	large, other := m.AddFile("large", incompressible(8_000_000)), m.AddFile("other", incompressible(1_500_000))
+	const limit = 400_000
+	h := &substitute.Handler{Source: &m, Key: vectorKey(t), Spool: t.TempDir(), SpoolBytes: limit, Encoders: 1}
 	url := serve(t, h)
-	for range 2 {
-		if res := fetch(t, http.MethodGet, url+"/nar/zstd/"+large.StorePath.Base()); res.StatusCode == 200 && res.err == nil {
-			t.Errorf("sent %d bytes", len(res.body))
+	reluctant := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			err = c.(*net.TCPConn).SetReadBuffer(256 << 10)
 		}
-		if err := fetchOne(t, clientOf(t, url), small); err != nil {
+		return c, err
+	}}}
+	for range 2 {
+		res, err := reluctant.Get(url + "/nar/zstd/" + large.StorePath.Base())
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := make([]byte, limit+1000) // and then it takes its time
+		if _, err := io.ReadFull(res.Body, first); err != nil {
+			t.Fatal(err)
+		}
+		if spooled := metric(t, h, "spool_bytes"); spooled < limit/2 || spooled > limit {
+			t.Errorf("%d bytes in files, want no more than %d", spooled, limit)
+		}
+		refused := get(t, url+"/nar/zstd/"+other.StorePath.Base())
+		if refused.StatusCode != http.StatusServiceUnavailable || refused.Header.Get("Retry-After") == "" {
+			t.Errorf("status %d, %v", refused.StatusCode, refused.Header)
+		}
+		rest, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil {
 			t.Error(err)
+		}
+		if got := decompress(t, "zstd", append(first, rest...)); !bytes.Equal(got, substitutetest.FileNAR(incompressible(8_000_000))) {
+			t.Errorf("got %d other bytes", len(got))
+		}
+		if err := fetchOne(t, clientOf(t, url), other); err != nil {
+			t.Errorf("after that: %v", err)
 		}
 	}
 }
