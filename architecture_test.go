@@ -63,7 +63,8 @@ var importers = map[string][]string{
 	"github.com/vishvananda/netlink":        {"container"},
 	"github.com/vishvananda/netns":          {"container"},
 	"github.com/coreos/go-systemd":          {"container/systemd"},
-	"github.com/godbus/dbus":                {"container/systemd"},
+	// Two services of the system, which have nothing in common.
+	"github.com/godbus/dbus": {"container/systemd", "internal/avahi"},
 	// Two databases, ours and guix-daemon's, which have nothing in common.
 	"modernc.org/sqlite": {"guixci/record", "substitute/storedb"},
 }

@@ -49,6 +49,8 @@ Offer the store over HTTP, signed, to every Guix that has authorized the key.
       --ttl=TTL          announce that answers can be remembered for TTL, such as
                          30d; in the cache, keep for TTL what the store has no more
       --negative-ttl=TTL announce for how long the lack of an item can be remembered
+  -a, --advertise        let "guix discover" find us on the local network, by way of
+                         Avahi
       --nar-path=PATH    serve archives below PATH (nar)
       --public-key=FILE  the key's public part, beside the other by default
       --private-key=FILE sign with this key (/etc/guix/signing-key.sec)

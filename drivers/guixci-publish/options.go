@@ -24,6 +24,7 @@ type options struct {
 	ttl, negativeTTL       time.Duration
 	publicKey, privateKey  string
 	database               string
+	advertise              bool
 	generateKey, metrics   bool
 	help, version, verbose bool
 	args                   []string // what is no option
@@ -88,9 +89,7 @@ var table = []option{
 	{0, "ttl", required, duration(func(o *options) *time.Duration { return &o.ttl })},
 	{0, "negative-ttl", required, duration(func(o *options) *time.Duration { return &o.negativeTTL })},
 	{0, "nar-path", required, str(func(o *options) *string { return &o.narPath })},
-	{'a', "advertise", none, func(*options, string) error {
-		return errors.New("this program does not; run \"avahi-publish-service NAME _guix_publish._tcp PORT\" beside it")
-	}},
+	{'a', "advertise", none, truth(func(o *options) *bool { return &o.advertise })},
 	{'r', "repl", optional, func(*options, string) error {
 		return errors.New("there is no Guile here to talk to")
 	}},

@@ -30,10 +30,11 @@ func TestParse(t *testing.T) {
 			port: "8080", listen: "0.0.0.0", cache: "/c", ttl: 30 * 24 * time.Hour, negativeTTL: 90 * time.Second, workers: 3, cacheSize: 5 << 30,
 		}},
 		// This is what guix-publish-service-type of Guix has after "guix publish".
-		{"-u guix-publish -p 80 -C gzip:3 -C zstd:3 --nar-path=nar --listen=127.0.0.1 --workers=2 --ttl=3600s --negative-ttl=60s --cache=/c --cache-bypass-threshold=10485760", options{
+		{"-u guix-publish -p 80 -C gzip:3 -C zstd:3 --nar-path=nar --listen=127.0.0.1 --advertise --workers=2 --ttl=3600s --negative-ttl=60s --cache=/c --cache-bypass-threshold=10485760", options{
 			port: "80", listen: "127.0.0.1", user: "guix-publish", compression: []substitute.Compression{{Method: "gzip", Level: 3}, {Method: "zstd", Level: 3}},
-			narPath: "nar", workers: 2, ttl: time.Hour, negativeTTL: time.Minute, cache: "/c",
+			narPath: "nar", advertise: true, workers: 2, ttl: time.Hour, negativeTTL: time.Minute, cache: "/c",
 		}},
+		{"-ap 80", options{port: "80", listen: "0.0.0.0", advertise: true}},
 		{"-C -p 80 --secret-key=k", options{port: "80", listen: "0.0.0.0", privateKey: "k", compression: []substitute.Compression{{Method: "gzip"}}}},
 		{"--nar-path my/nars --user=x", options{port: "8080", listen: "0.0.0.0", narPath: "my/nars", user: "x"}},
 		{"export dir -c x -- -p item", options{port: "8080", listen: "0.0.0.0", cache: "x", args: []string{"export", "dir", "-p", "item"}}},
@@ -49,7 +50,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, line := range []string{
 		"-x", "--nonsense", "--p=1", "-p", "--port", "--help=x", "-Clzma", "-Cgzip:x", "-C30:", "--ttl=5", "--ttl=5y", "--ttl=-1d",
-		"--ttl=99999999999999w", "-C export dir", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=-1", "--cache-size=nan", "--cache-size=infK", "--cache-size=K", "--cache-size=", "-a", "--repl=5", "-r",
+		"--ttl=99999999999999w", "-C export dir", "--workers=0", "--cache-size=1X", "--cache-size=99999999T", "--cache-size=-1", "--cache-size=nan", "--cache-size=infK", "--cache-size=K", "--cache-size=", "--repl=5", "-r",
 	} {
 		if _, err := parse(strings.Fields(line)); err == nil {
 			t.Errorf("%q: no error", line)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/internal/avahi"
 	"github.com/genenetwork/guixci/internal/cli"
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/storedb"
@@ -55,12 +56,37 @@ func publish(ctx context.Context, o *options, stderr io.Writer) error {
 		return err
 	}
 	defer stop()
+	if o.advertise {
+		withdraw, err := advertise(ctx, l.Addr(), logger)
+		if err != nil {
+			l.Close()
+			return &cli.UsageError{Err: err}
+		}
+		defer withdraw()
+	}
 	logger.Info("publishing", "address", l.Addr().String(), "store", src.String())
 	s := &substitute.Server{Handler: h}
 	if o.metrics {
 		s.Root = withMetrics(h)
 	}
 	return s.Run(ctx, l)
+}
+
+// advertise lets Avahi announce the server as (guix scripts publish) does, until withdraw is called.
+func advertise(ctx context.Context, address net.Addr, logger *slog.Logger) (withdraw func(), err error) {
+	tcp, ok := address.(*net.TCPAddr)
+	if !ok {
+		return nil, fmt.Errorf("only a port can be advertised, not %s", address)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	service := avahi.Service{Name: "guix-publish-" + host, Type: "_guix_publish._tcp", Port: uint16(tcp.Port)}
+	var running sync.WaitGroup
+	running.Go(func() { avahi.Publish(ctx, service, logger) })
+	return func() { cancel(); running.Wait() }, nil
 }
 
 func withMetrics(h *substitute.Handler) http.Handler {
