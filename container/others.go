@@ -52,11 +52,17 @@ func others(own []mounted) []other {
 		first := max(0, slices.IndexFunc(processes, isFirst))
 		processes[0], processes[first] = processes[first], processes[0]
 		mounts := mountsOf(strconv.Itoa(processes[0]))
-		// Before anything boots, its launcher has mounted the store; a sandbox for something else has hardly all of it.
-		system := isFirst(processes[0]) && slices.ContainsFunc(mounts, func(m mounted) bool { return m.at == "/gnu/store" })
-		all = append(all, other{processes, system, viewsIn(mounts, own)})
+		all = append(all, other{processes, isFirst(processes[0]) && isGuix(processes[0], mounts), viewsIn(mounts, own)})
 	}
 	return all
+}
+
+// isGuix reports whether number 1 of a container sees what that of a Guix System does. Before anything boots, its launcher has
+// mounted the store, which a sandbox for something else has hardly all of; before that, it sees what its launcher does.
+func isGuix(pid int, mounts []mounted) bool {
+	_, parent, err := identify(pid)
+	return err == nil && slices.ContainsFunc(mounts, func(m mounted) bool { return m.at == "/gnu/store" }) &&
+		placeOf("/", mounts) != placeOf("/", mountsOf(strconv.Itoa(parent)))
 }
 
 // viewsIn returns where somebody who sees mounts may write. That is not the console that we give containers, nor, where he sees
