@@ -166,18 +166,22 @@ func (d *Deployment) vanish(ctx context.Context, lock *filelock.Lock) error {
 	return err
 }
 
-// lookedAt returns what runs beside and somebody looks after.
-func (d *Deployment) lookedAt() []*Instance {
-	var all []*Instance
+// lookedAt returns what runs beside and somebody looks after, and what nobody does any more.
+func (d *Deployment) lookedAt() (kept, left []*Instance) {
 	found, _ := numbersIn(d.path("beside")) // in part is better than not at all
 	for _, number := range found {
 		other := d.besideAt(number)
-		held, _ := other.Supervised()
-		if in, err := other.Running(); held && err == nil {
-			all = append(all, in)
+		in, err := other.Running()
+		if err != nil {
+			continue
+		}
+		if held, _ := other.Supervised(); held {
+			kept = append(kept, in)
+		} else {
+			left = append(left, in)
 		}
 	}
-	return all
+	return kept, left
 }
 
 // sweepBeside clears away what ran beside and nobody looks after any more. Whoever calls it holds the lease.

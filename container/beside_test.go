@@ -160,6 +160,15 @@ func TestRunBesideKilled(t *testing.T) {
 	if !beside.Alive() {
 		t.Error("it went with the process")
 	}
+	var missing []string
+	for _, f := range Doctor(d) {
+		if f.Process == beside.Process.PID {
+			missing = append(missing, f.Missing...)
+		}
+	}
+	if len(missing) != 1 || !strings.HasPrefix(missing[0], "whoever ran it beside test was killed") {
+		t.Errorf("missing %q", missing)
+	}
 	if _, err := d.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

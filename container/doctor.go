@@ -37,7 +37,14 @@ func Doctor(deployments ...*Deployment) []Finding {
 			f = &Finding{Deployment: d.Name}
 			f.miss("it cannot be judged: %v", err)
 		}
-		beside := d.lookedAt()
+		beside, left := d.lookedAt()
+		for _, in := range left {
+			f := Finding{Deployment: in.d.Name, Generation: in.Generation.Number, Script: in.Generation.Script, Unit: in.unit().Name,
+				Launcher: in.Launcher.PID, Process: in.Process.PID}
+			f.miss("whoever ran it beside %s was killed: the next start, stop or apply of that clears it away", d.Name)
+			found = append(found, f)
+		}
+		beside = append(beside, left...)
 		if b, _ := d.kept(); b != nil {
 			beside = append(beside, b)
 		}
