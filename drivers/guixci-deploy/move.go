@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/genenetwork/guixci/channel"
 	"github.com/genenetwork/guixci/container"
@@ -75,15 +77,22 @@ func (d *driver) exportCommand() *cobra.Command {
 	return c
 }
 
-// writeTo makes a file for its owner, or none.
+// writeTo makes a file for its owner, all of it or none. There must be none of that name.
 func writeTo(name string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if _, err := os.Lstat(name); err == nil {
+		return usage(&fs.PathError{Op: "create", Path: name, Err: unix.EEXIST})
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".")
 	if err != nil {
 		return usage(err)
 	}
-	err = errors.Join(write(f), f.Sync(), f.Close())
-	if err != nil {
-		os.Remove(name)
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	err = os.Link(f.Name(), name)
+	if errors.Is(err, fs.ErrExist) { // since
+		err = usage(err)
 	}
 	return err
 }
