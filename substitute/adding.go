@@ -37,6 +37,12 @@ func adding(ctx context.Context, dir string) (stop func(), err error) {
 	}
 }
 
+// adding is the function of that name. When c adds for the first time, what killed processes left is removed.
+func (c *Cache) adding(ctx context.Context) (stop func(), err error) {
+	c.first.Do(c.sweep)
+	return adding(ctx, c.Dir)
+}
+
 // sweep removes the files that killed processes were writing, if nobody is adding.
 func (c *Cache) sweep() {
 	f, err := os.Open(c.Dir)

@@ -66,6 +66,18 @@ func TestCacheSweep(t *testing.T) {
 	}
 	close(end)
 	running.Wait()
+	cache = &substitute.Cache{Dir: cache.Dir} // a new process has one of its own
+	if err := cache.Add(t.Context(), memory, adding); err != nil {
+		t.Fatal(err)
+	}
+	if found := there(left); len(found) != 0 {
+		t.Errorf("%q are still there, although somebody has added since", found)
+	}
+	for _, name := range left {
+		if err := os.WriteFile(filepath.Join(cache.Dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	bake()
 	if found := there(left); len(found) != 0 {
 		t.Errorf("%q are still there", found)

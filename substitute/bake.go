@@ -94,11 +94,10 @@ func (b *Baker) Wait(ctx context.Context) error {
 const placedAtOnce = 64
 
 // Run bakes until ctx ends, and returns nil. What a crash takes away is baked again when somebody asks; the files that
-// it leaves go when the next Run begins, unless another process is baking.
+// it leaves go when the next process begins to bake, unless another is at it.
 func (b *Baker) Run(ctx context.Context) error {
 	b.setup()
-	b.Cache.sweep()
-	if stop, err := adding(ctx, b.Cache.Dir); err == nil {
+	if stop, err := b.Cache.adding(ctx); err == nil {
 		defer stop()
 	} else if ctx.Err() == nil {
 		b.Logger.ErrorContext(ctx, "prepare cache", "error", err)

@@ -35,6 +35,7 @@ type Cache struct {
 	// Compression is how archives are kept; nil means [DefaultCompressions].
 	Compression []Compression
 
+	first sync.Once  // for what is to be done before anything is added
 	mu    sync.Mutex // guards known
 	known map[string]cachedNarInfo
 }
@@ -71,7 +72,7 @@ func (c *Cache) methods(p StorePath) []Compression {
 // fetched from the cache, even after a crash of the machine. One that is there already
 // is left alone, unless another key has signed it. An archive that is not what info says is an error, and not kept.
 func (c *Cache) Add(ctx context.Context, src Source, info *Info) error {
-	stop, err := adding(ctx, c.Dir)
+	stop, err := c.adding(ctx)
 	if err != nil {
 		return fmt.Errorf("cache %s: %w", info.StorePath, err)
 	}
