@@ -117,7 +117,8 @@ func (b *Baker) work(ctx context.Context, placing *errgroup.Group) {
 	for ctx.Err() == nil {
 		select {
 		case info := <-b.queue:
-			e, err := b.Cache.entry(ctx, b.Source, info)
+			// What only the cache has any more can be baked anew of what it has, when the key is new or a form missing.
+			e, err := b.Cache.entry(ctx, First(b.Source, b.Cache), info)
 			if e == nil {
 				b.done(ctx, info, err)
 				continue

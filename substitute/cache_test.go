@@ -270,6 +270,39 @@ func TestBakerHeals(t *testing.T) {
 	}
 }
 
+// What only the cache has any more is baked of what it has: when one of its forms is missing, or it was signed with
+// another key.
+func TestBakerHealsFromCache(t *testing.T) {
+	cache, _, paths := filledCache(t)
+	cache = &substitute.Cache{Dir: cache.Dir, Key: substitute.GenerateKey()}
+	baker := &substitute.Baker{Cache: cache, Source: new(substitutetest.Memory)}
+	for _, method := range []string{"gzip", "zstd"} {
+		archive := filepath.Join(cache.Dir, "nar", method, paths[0].Base())
+		if err := os.Remove(archive); err != nil {
+			t.Fatal(err)
+		}
+		info, err := cache.Info(t.Context(), paths[0].Hash())
+		if err != nil {
+			t.Fatal(err)
+		}
+		baker.Want(info)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { baker.Run(ctx) })
+		if err := baker.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		running.Wait()
+		if _, err := os.Stat(archive); err != nil {
+			t.Error(err)
+		}
+	}
+	client := clientOf(t, "file://"+cache.Dir)
+	client.ACL = substitute.NewACL(cache.Key.Public())
+	substitutetest.TestSource(t, client, paths[:1])
+}
+
 // What was baked by zstd only, and is not in the store any more, can be had by those who cannot read zstd.
 func TestCacheOfZstdOnly(t *testing.T) {
 	memory := new(substitutetest.Memory)
