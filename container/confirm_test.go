@@ -47,7 +47,7 @@ func TestConfirm(t *testing.T) {
 	} {
 		for _, beside := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, beside: %v", c.name, beside), func(t *testing.T) {
-				w := newWaiting(t, beside)
+				w := newWaiting(t, beside, "works")
 				c.do(w)
 				err := w.learn()
 				var exit interface{ ExitCode() int }
@@ -77,7 +77,7 @@ type waiting struct {
 	learnt   error
 }
 
-func newWaiting(t *testing.T, beside bool) *waiting {
+func newWaiting(t *testing.T, beside bool, mode string) *waiting {
 	t.Helper()
 	w := &waiting{T: t}
 	if beside {
@@ -88,7 +88,7 @@ func newWaiting(t *testing.T, beside bool) *waiting {
 	}
 	w.one = mustApply(t, w.d, script(t, w.d, "works", "status-works.sexp"))
 	t.Setenv("CONFIRM_BY", "10m")
-	w.deployer, _ = startDeployer(t, w.d, script(t, w.d, "works", "status-works.sexp"))
+	w.deployer, _ = startDeployer(t, w.d, script(t, w.d, mode, "status-works.sexp"))
 	t.Cleanup(w.kill)
 	await(t, func() bool {
 		in, err := w.d.candidate()

@@ -158,6 +158,13 @@ func backlog(fifo *os.File, log string) (waiting int, size int64, err error) {
 	return waiting, info.Size(), nil
 }
 
+// listens reports whether it does.
+func (s *substitute) listens() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fifo != nil
+}
+
 // close makes it stop listening.
 func (s *substitute) close() {
 	s.mu.Lock()

@@ -339,20 +339,7 @@ func listeners(t *testing.T, in *Instance) []Process {
 // only what cat had just read.
 func TestListenersKilled(t *testing.T) {
 	d, in := applied(t, "prints")
-	killed := listeners(t, in)
-	if len(killed) != 2 {
-		t.Fatalf("listeners %v", killed)
-	}
-	for _, p := range killed {
-		if err := p.signal(9); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, p := range killed {
-		if err := p.wait(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	killListeners(t, in)
 	before := sizeOf(t, in.logFile())
 	s := supervise(t, d, quickly)
 	await(t, func() bool { return sizeOf(t, in.logFile()) > before+1<<20 })
@@ -377,6 +364,57 @@ func TestListenersKilled(t *testing.T) {
 	if last < 100_000 || gaps > 2 {
 		t.Errorf("%d lines with %d gaps", last, gaps)
 	}
+}
+
+func killListeners(t *testing.T, in *Instance) {
+	t.Helper()
+	killed := listeners(t, in)
+	if len(killed) != 2 {
+		t.Fatalf("listeners %v", killed)
+	}
+	for _, p := range killed {
+		if err := p.signal(9); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range killed {
+		if err := p.wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// So is one on trial, and each of two that run side by side.
+func TestListenersOfOthersKilled(t *testing.T) {
+	heard := func(t *testing.T, d *Deployment, all ...*Instance) {
+		t.Helper()
+		before := make([]int64, len(all))
+		for i, in := range all {
+			killListeners(t, in)
+			before[i] = sizeOf(t, in.logFile())
+		}
+		supervise(t, d, quickly)
+		for i, in := range all {
+			await(t, func() bool { return sizeOf(t, in.logFile()) != before[i] }) // it may be put aside
+		}
+	}
+	for _, beside := range []bool{false, true} {
+		t.Run(fmt.Sprintf("trial, beside: %v", beside), func(t *testing.T) {
+			w := newWaiting(t, beside, "prints")
+			heard(t, w.d, w.trial)
+			w.kill()
+		})
+	}
+	t.Run("kept", func(t *testing.T) {
+		d, _ := besides(t)
+		mustApply(t, d, script(t, d, "prints", "status-works.sexp"))
+		mustApply(t, d, script(t, d, "prints", "status-works.sexp"))
+		s, err := d.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard(t, d, s.Running, s.Beside)
+	})
 }
 
 func sizeOf(t *testing.T, name string) int64 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/genenetwork/guixci/internal/filelock"
@@ -54,8 +55,8 @@ func (d *Deployment) Supervise(ctx context.Context, how Supervision) error {
 		return fmt.Errorf("supervise %s: %w", d.Name, err)
 	}
 	defer lock.Release()
-	k := &keeper{Deployment: d, Supervision: how.withDefaults()}
-	defer k.ear.close()
+	k := &keeper{Deployment: d, Supervision: how.withDefaults(), ears: make(map[Process]*substitute)}
+	defer k.listenNoMore()
 	for ctx.Err() == nil {
 		done, err := k.look(ctx)
 		if ctx.Err() != nil {
@@ -103,9 +104,9 @@ type keeper struct {
 	number  int       // of its generation, remembered when it has ended
 	since   time.Time // when it was first seen
 	wait    time.Duration
-	notyet  time.Time // when the next start may be tried
-	instant *Instance // what runs now; nil for nothing
-	ear     substitute
+	notyet  time.Time               // when the next start may be tried
+	instant *Instance               // what runs now; nil for nothing
+	ears    map[Process]*substitute // of what runs
 }
 
 // superviseEvery is how often is looked at what others may have changed. The end of a
@@ -146,9 +147,9 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 	}
 	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping && !r.ComingUp {
 		k.sees(in)
-		return false, errors.Join(k.ear.look(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, in))
+		return false, errors.Join(k.listen(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, in))
 	}
-	return false, k.start(ctx, in)
+	return false, errors.Join(k.listen(in), k.start(ctx, in))
 }
 
 // sees notes that the container runs.
@@ -165,14 +166,38 @@ func (k *keeper) sees(in *Instance) {
 	k.log().Info("supervising", "generation", k.number, "pid", in.Process.PID)
 }
 
-// lookBeside looks after the generation that is kept beside what runs, as long as it is.
+// listen sees to it that somebody listens to a container, be it on trial, live, kept or about to end.
+func (k *keeper) listen(in *Instance) error {
+	maps.DeleteFunc(k.ears, func(p Process, ear *substitute) bool { return !p.Alive() && !ear.listens() })
+	if !in.Alive() {
+		return nil
+	}
+	ear := k.ears[in.Process]
+	if ear == nil {
+		ear = new(substitute)
+		k.ears[in.Process] = ear
+	}
+	return ear.look(in)
+}
+
+func (k *keeper) listenNoMore() {
+	for _, ear := range k.ears {
+		ear.close()
+	}
+}
+
+// lookBeside looks after what runs beside the live container: the generation that is kept, as long as it is, and, but
+// for its log, one on trial.
 func (k *keeper) lookBeside(ctx context.Context, main *Instance) error {
 	r := main.record.Beside
-	if r == nil || r.Trial || r.Stopping {
+	if r == nil {
 		return nil
 	}
 	in, err := k.instance(r)
 	if err != nil || !in.Alive() {
+		return err
+	}
+	if err := k.listen(in); err != nil || r.Trial || r.Stopping {
 		return err
 	}
 	if (standing{current: main.Generation, beside: in}).lingers() {
