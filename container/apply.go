@@ -126,28 +126,29 @@ func (d *Deployment) bring(ctx context.Context, g *Generation, previous int) (*I
 
 // bringWith is bring with what is recorded; main is that of what it is to run beside, or nil.
 func (d *Deployment) bringWith(ctx context.Context, g *Generation, r record, main *record) (*Instance, error) {
-	in, err := d.bringOnce(ctx, g, r, main)
+	in, err := d.bringOnce(ctx, g, r, main, true)
 	if errors.Is(err, errForkCrashed) && ctx.Err() == nil {
 		d.log().Warn("starting the container once more", "generation", g.Number, "because", err)
-		in, err = d.bringOnce(ctx, g, r, main)
+		in, err = d.bringOnce(ctx, g, r, main, false)
 	}
 	return in, err
 }
 
-func (d *Deployment) bringOnce(ctx context.Context, g *Generation, r record, main *record) (*Instance, error) {
+// bringOnce is bringWith for one start; again says that it is not the last.
+func (d *Deployment) bringOnce(ctx context.Context, g *Generation, r record, main *record, again bool) (*Instance, error) {
 	r.Started, r.ComingUp = time.Now(), true
 	in, err := d.start(ctx, g, &r, main)
 	if err != nil {
 		return nil, err
 	}
 	d.log().Info("container started", "generation", g.Number, "beside", main != nil, "pid", in.Process.PID, "launcher", in.Launcher.PID)
+	in.again = again
 	if err := in.comeUp(ctx); err != nil {
-		crashed := in.forkCrashed()
+		if !errors.Is(err, errForkCrashed) && in.forkCrashed() {
+			err = fmt.Errorf("%w\n%w", err, errForkCrashed)
+		}
 		if left := in.stop(context.WithoutCancel(ctx)); left != nil {
 			return nil, errors.Join(err, left)
-		}
-		if crashed {
-			err = fmt.Errorf("%w\n%w", err, errForkCrashed)
 		}
 		return nil, err
 	}
@@ -158,6 +159,9 @@ func (d *Deployment) bringOnce(ctx context.Context, g *Generation, r record, mai
 func (in *Instance) comeUp(ctx context.Context) error {
 	if err := in.await(ctx, in.Generation.Probes, in.Generation.Schedule); err != nil {
 		return err
+	}
+	if in.again && in.lostByCrash(ctx) {
+		return errForkCrashed
 	}
 	in.d.log().Info("container healthy", "generation", in.Generation.Number, "took", time.Since(in.record.Started))
 	in.record.ComingUp = false
@@ -177,7 +181,8 @@ func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation,
 		result.Outcome = RollbackFailed
 	}
 	stuck := !untouched && was.running != nil && was.running.Alive() // it could not be stopped
-	if !stuck && ctx.Err() == nil {                                  // else it may be as good as any
+	result.Machine = errors.Is(cause, errForkCrashed)
+	if !stuck && !result.Machine && ctx.Err() == nil { // else it may be as good as any
 		next.Rejected = cause.Error()
 	}
 	if !stuck && !untouched {

@@ -83,6 +83,12 @@ func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule)
 			in.well = a.first
 			return err
 		}
+		if in.again && a.well.IsZero() && in.forkCrashed() {
+			if a.crashed {
+				return errForkCrashed // what it has cost does not come up any more
+			}
+			a.crashed = true // else shepherd itself has, and is about to end
+		}
 		pause.Reset(a.pause())
 		select {
 		case <-ctx.Done():
@@ -104,6 +110,7 @@ type awaiting struct {
 	first    time.Time
 	tries    int
 	failures int
+	crashed  bool // what shepherd forks had, after the last check
 }
 
 // pause returns the time until the next check: Interval, but less before the first success,

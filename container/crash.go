@@ -2,9 +2,12 @@ package container
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"time"
 )
 
 // crashSign is what shepherd's crash handler prints, which whatever shepherd forks has, too, until it executes
@@ -21,7 +24,8 @@ const crashSign = "Shepherd crashed!"
 // aborts (start_signal_delivery_thread of scmsigs.c).
 //
 // Shepherd starts services again that run as soon as they are forked. One whose pid file it waits for has
-// failed for good, and so has a one-shot one. The system is not to blame for it.
+// failed for good, and so has a one-shot one. The system is not to blame for it. Booting once more heals it, and takes less time than to
+// wait whether it was one of those; only what is well all the same runs on. If that crashes, too, it gets its time.
 var errForkCrashed = errors.New("what shepherd forked crashed before it executed anything")
 
 // forkCrashed reports whether that happened since the container was started. What is forked first crashes, so it
@@ -34,4 +38,27 @@ func (in *Instance) forkCrashed() bool {
 	defer f.Close()
 	text, _ := io.ReadAll(io.NewSectionReader(f, in.logStart, outputBytes))
 	return bytes.Contains(text, []byte(crashSign)) && in.Alive() // else shepherd itself has
+}
+
+// lostByCrash reports whether a crash has cost a service, even one that no probe asks for: whether not all are well when
+// shepherd answers.
+func (in *Instance) lostByCrash(ctx context.Context) bool {
+	if !in.forkCrashed() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, runnerTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		services, err := in.Shepherd().Services(ctx)
+		if err == nil {
+			return slices.ContainsFunc(expected(services, nil), func(s Service) bool { return s.problem(services) != "" })
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }

@@ -78,6 +78,8 @@ type Error struct {
 	Err        error // why it failed
 	// Rollback is why going back failed, nil unless Outcome is RollbackFailed.
 	Rollback error
+	// Machine says that the revision is not to blame, nor is it rejected: it may well succeed later.
+	Machine bool
 }
 
 func (e *Error) Error() string {
@@ -88,8 +90,14 @@ func (e *Error) Error() string {
 	return text
 }
 
-// ExitCode returns the status a program should end with, that of the outcome.
-func (e *Error) ExitCode() int { return e.Outcome.ExitCode() }
+// ExitCode returns the status a program should end with, that of the outcome, or of NotTried if nothing but the machine
+// has failed: what ran before does so then.
+func (e *Error) ExitCode() int {
+	if e.Machine && e.Outcome != RollbackFailed {
+		return NotTried.ExitCode()
+	}
+	return e.Outcome.ExitCode()
+}
 
 // Unwrap returns the reasons.
 func (e *Error) Unwrap() []error {

@@ -15,6 +15,7 @@ type Instance struct {
 	Launcher   Process // the run-container script
 	Process    Process // process 1 of the container: shepherd
 
+	again    bool      // it is started once more after a crash, see errForkCrashed
 	well     time.Time // when all probes passed for the first time; zero before
 	d        *Deployment
 	record   *record

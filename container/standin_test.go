@@ -69,7 +69,7 @@ case $MODE in
   dies) cat "$REPLY_FILE" >&2; exit 1;;
   "hangs once") test -e "$0.hung" || { : > "$0.hung"; exec sleep 1000; };;
   hangs) exec sleep 1000;;
-  crashes*) echo 'Shepherd crashed!' >&2;;
+  crashes) echo 'Shepherd crashed!' >&2;;
   lies) echo $PPID > "$file"; exec sleep 1000;;
 esac
 STANDIN=container "$BINARY" &
@@ -96,7 +96,7 @@ func containerMain(mode, socket, replyFile string) int {
 	}
 	if strings.HasSuffix(mode, "ends") { // as soon as it is asked
 		l.Accept()
-		fmt.Fprintln(os.Stderr, "shepherd: out of luck")
+		fmt.Fprintln(os.Stderr, map[bool]string{true: crashSign, false: "shepherd: out of luck"}[strings.HasPrefix(mode, "crashes")])
 		return 0
 	}
 	switch mode {
