@@ -55,7 +55,7 @@ func (d *Deployment) Supervise(ctx context.Context, how Supervision) error {
 		return fmt.Errorf("supervise %s: %w", d.Name, err)
 	}
 	defer lock.Release()
-	k := &keeper{Deployment: d, Supervision: how.withDefaults(), ears: make(map[Process]*substitute)}
+	k := &keeper{Deployment: d, Supervision: how.withDefaults()}
 	defer k.listenNoMore()
 	for ctx.Err() == nil {
 		done, err := k.look(ctx)
@@ -175,6 +175,9 @@ func (k *keeper) listen(in *Instance) error {
 	ear := k.ears[in.Process]
 	if ear == nil {
 		ear = new(substitute)
+		if k.ears == nil {
+			k.ears = make(map[Process]*substitute)
+		}
 		k.ears[in.Process] = ear
 	}
 	return ear.look(in)
