@@ -15,8 +15,9 @@ import (
 type (
 	// A Difference is what distinguishes two generations, in order.
 	Difference struct {
-		SameScript bool   `json:"same_script"` // both run the same store item
-		Lines      []Line `json:"lines"`
+		SameScript bool    `json:"same_script"` // both run the same store item
+		Lines      []Line  `json:"lines"`
+		Rebuilt    Rebuilt `json:"rebuilt,omitzero"`
 	}
 	// A Line is one thing that differs.
 	Line struct {
@@ -40,7 +41,9 @@ const (
 	OfBinding Kind = "binding"
 	OfProbe   Kind = "probe"
 	OfChannel Kind = "channel"
+	OfStore   Kind = "store" // the run-container
 	OfPackage Kind = "package"
+	OfFile    Kind = "file" // of the system: an item without a version
 	OfService Kind = "service"
 	OfUser    Kind = "user"
 	OfGroup   Kind = "group"
@@ -51,7 +54,11 @@ const (
 // given from outside and their channels are compared.
 func Diff(ctx context.Context, closures Closures, old, new *Generation) (*Difference, error) {
 	d := &Difference{SameScript: old.Script == new.Script, Lines: diffBindings(old, new)}
-	if closures == nil || d.SameScript {
+	if d.SameScript {
+		return d, nil
+	}
+	d.Lines = append(d.Lines, Line{Kind: OfStore, Name: "item", Old: old.Script, New: new.Script})
+	if closures == nil {
 		return d, nil
 	}
 	was, err := ReadSystem(ctx, closures, old.Script)
@@ -62,8 +69,16 @@ func Diff(ctx context.Context, closures Closures, old, new *Generation) (*Differ
 	if err != nil {
 		return nil, err
 	}
-	d.Lines = append(d.Lines, diffSystems(was, is)...)
+	d.addSystems(was, is)
 	return d, nil
+}
+
+// distinguish is Diff, or, where there was nothing before, describe.
+func distinguish(ctx context.Context, closures Closures, old, new *Generation) (*Difference, error) {
+	if old == nil {
+		return describe(ctx, closures, new)
+	}
+	return Diff(ctx, closures, old, new)
 }
 
 // describe returns what distinguishes a generation from nothing, its packages and accounts left out.
@@ -198,86 +213,6 @@ func diffMaps(kind Kind, old, new map[string]string) []Line {
 	return lines
 }
 
-func diffSystems(old, new *System) []Line {
-	lines := diffPackages(old.Items, new.Items)
-	lines = append(lines, diffMaps(OfService, services(old), services(new))...)
-	lines = append(lines, diffMaps(OfUser, idTexts(old.Users), idTexts(new.Users))...)
-	return append(lines, diffMaps(OfGroup, idTexts(old.Groups), idTexts(new.Groups))...)
-}
-
-func services(s *System) map[string]string {
-	texts := make(map[string]string)
-	for _, item := range s.Items {
-		if name, ok := strings.CutPrefix(itemName(item.Path), "shepherd-"); ok && strings.HasSuffix(name, ".scm") {
-			texts[strings.TrimSuffix(name, ".scm")] = item.Path
-		}
-	}
-	return texts
-}
-
-func idTexts(ids IDs) map[string]string {
-	texts := make(map[string]string)
-	for name, id := range ids {
-		texts[name] = strconv.Itoa(id)
-	}
-	return texts
-}
-
-// A bundle is all items of a closure that have the same package name.
-type bundle struct {
-	versions []string
-	size     int64
-}
-
-// diffPackages compares closures by package name: versions and sizes.
-// What was built again without either changing is left out, as it would be
-// the whole closure after most pulls.
-func diffPackages(old, new []Item) []Line {
-	was, is := bundles(old), bundles(new)
-	names := maps.Clone(was)
-	maps.Copy(names, is)
-	var lines []Line
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		line := Line{Kind: OfPackage, Name: name, Old: was[name].text(), New: is[name].text(), Size: is[name].size - was[name].size}
-		const unworthy = 8 << 10 // store file names of another length, and the like
-		if line.Old != line.New || max(line.Size, -line.Size) >= unworthy {
-			lines = append(lines, line)
-		}
-	}
-	return lines
-}
-
-func (b bundle) text() string { return strings.Join(b.versions, ", ") }
-
-func bundles(items []Item) map[string]bundle {
-	all := make(map[string]bundle)
-	for _, item := range items {
-		name, version := splitVersion(itemName(item.Path))
-		if version == "" {
-			continue // a file of the system itself
-		}
-		b := all[name]
-		if !slices.Contains(b.versions, version) {
-			b.versions = append(b.versions, version)
-			slices.Sort(b.versions)
-		}
-		b.size += item.Size
-		all[name] = b
-	}
-	return all
-}
-
-// splitVersion cuts a name at the first hyphen that a digit follows,
-// as package-name->name+version does.
-func splitVersion(name string) (string, string) {
-	for i := 0; i+1 < len(name); i++ {
-		if name[i] == '-' && name[i+1] >= '0' && name[i+1] <= '9' {
-			return name[:i], name[i+1:]
-		}
-	}
-	return name, ""
-}
-
 // size prints a number of bytes for people.
 func size(n int64) string {
 	value, unit := float64(n), "B"
@@ -291,7 +226,7 @@ func size(n int64) string {
 }
 
 // WriteTo prints the difference for people, one thing a line:
-// "+" for what is new, "-" for what is gone, "~" for what has changed.
+// "+" for what is new, "-" for what is gone, "~" for what has changed; of what is Rebuilt how much it is.
 func (d *Difference) WriteTo(w io.Writer) (int64, error) {
 	var text strings.Builder
 	if d.SameScript {
@@ -299,6 +234,12 @@ func (d *Difference) WriteTo(w io.Writer) (int64, error) {
 	}
 	for _, l := range d.Lines {
 		text.WriteString(l.String() + "\n")
+	}
+	if n := d.Rebuilt.Packages; n > 0 {
+		fmt.Fprintf(&text, "  packages built again, same version: %d\n", n)
+	}
+	if n := d.Rebuilt.Files; n > 0 {
+		fmt.Fprintf(&text, "  files of the system that only refer to other store items: %d\n", n)
 	}
 	n, err := io.WriteString(w, text.String())
 	return int64(n), err

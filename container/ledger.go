@@ -27,7 +27,7 @@ type Entry struct {
 	Who         string `json:"who,omitempty"`
 	Why         string `json:"why,omitempty"`
 	Detail      string `json:"detail,omitempty"` // of failures, the error
-	// Plan is what distinguishes what began from what ran before; nil for nothing before.
+	// Plan is that of what began: see [Plan], Difference; nil for other events.
 	Plan *Difference `json:"plan,omitempty"`
 	// Probes are what the probes of the generation said while it was tried.
 	Probes []Checked `json:"probes,omitempty"`

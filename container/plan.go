@@ -66,11 +66,7 @@ func (d *Deployment) plan(ctx context.Context, rev Revision) (*Plan, error) {
 	if checkScript(next.Script) != nil {
 		closures = nil // refused, and not there to be looked at
 	}
-	if p.Current == nil {
-		p.Difference, err = describe(ctx, closures, next)
-	} else {
-		p.Difference, err = Diff(ctx, closures, p.Current, next)
-	}
+	p.Difference, err = distinguish(ctx, closures, p.Current, next)
 	return p, err
 }
 

@@ -184,7 +184,8 @@ func TestPreflightIDs(t *testing.T) {
 	if err != nil || len(p.Refusals) > 0 {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	want := []Line{{Kind: OfUser, Name: "keeper", Old: "999", New: "998"}, {Kind: OfUser, Name: "web", New: "999"}}
+	want := []Line{{Kind: OfStore, Name: "item", Old: one, New: two},
+		{Kind: OfFile, Name: "activate-service.scm", Old: c[one][0].Path, New: c[two][0].Path}, {Kind: OfUser, Name: "keeper", Old: "999", New: "998"}, {Kind: OfUser, Name: "web", New: "999"}}
 	if diff := cmp.Diff(want, p.Difference.Lines); diff != "" || p.Current.Number != first.Number {
 		t.Error(diff)
 	}

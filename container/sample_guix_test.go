@@ -2,6 +2,7 @@ package container
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,21 +20,23 @@ import (
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
-// sampleVariants are the systems of testdata/sample-system.scm that tests run: what they greet with,
-// their mode, and whether they have a network of their own.
+// sampleVariants are the systems of testdata/sample-system.scm that tests run: what they greet with, if not
+// with their name, their mode, and whether they have a network of their own.
 var sampleVariants = []struct {
-	name, mode string
-	private    bool
+	name, mode, greeting string
+	private              bool
 }{
 	{name: "one", mode: "works"}, {name: "two", mode: "works"}, {name: "three", mode: "works"}, {name: "fails", mode: "fails"}, {name: "dies", mode: "dies"},
 	{name: "told", mode: "told"}, {name: "told too", mode: "told"},
 	{name: "fetches", mode: "fetches"}, {name: "keeper", mode: "keeper"}, {name: "keeper second", mode: "keeper-second"}, {name: "newcomer", mode: "newcomer"},
+	{name: "elsewhere", mode: "elsewhere", greeting: "one"},                                                // in another time zone
+	{name: "smaller", mode: "smaller", greeting: "one"}, {name: "larger", mode: "larger", greeting: "one"}, // of what there are two versions
 	{name: "crashes", mode: "crashes"},
 	{name: "own one", mode: "works", private: true}, {name: "own two", mode: "works", private: true}, {name: "own three", mode: "works", private: true}, {name: "own told", mode: "told", private: true},
 	{name: "own told too", mode: "told", private: true},
 }
 
-// samples returns the run-container of each variant, by its greeting. Guix builds them
+// samples returns the run-container of each variant, by its name. Guix builds them
 // once for all tests, with one start of itself.
 func samples(t *testing.T) map[string]string {
 	t.Helper()
@@ -48,7 +51,7 @@ func samples(t *testing.T) map[string]string {
 var buildSamples = sync.OnceValues(func() (map[string]string, error) {
 	args := []string{"build", "--load-path=testdata"}
 	for _, v := range sampleVariants {
-		args = append(args, "--expression="+sampleExpression(v.name, v.mode, v.private).String())
+		args = append(args, "--expression="+sampleExpression(cmp.Or(v.greeting, v.name), v.mode, v.private).String())
 	}
 	built, err := guixBuild(args...)
 	if err != nil || len(built) != len(sampleVariants) {

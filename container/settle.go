@@ -204,11 +204,12 @@ func (d *Deployment) noteRefusal(rev Revision, g *Generation, cause error) {
 // before. What cannot be written down must not begin.
 func (d *Deployment) begin(ctx context.Context, rev Revision, was standing, next *Generation) error {
 	e := d.entry(rev, next, Began)
-	if was.current != nil {
-		var err error
-		e.Plan, err = Diff(ctx, d.Closures, was.current, next)
-		d.complain("compare generations", err)
+	difference, err := distinguish(ctx, d.Closures, was.current, next)
+	if err == nil {
+		e.Plan = difference
+		e.Plan.Rebuilt.Items = nil // there may be very many
 	}
+	d.complain("compare generations", err)
 	d.log().Info("deployment "+string(Began), "generation", next.Number)
 	return d.enter(e)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -343,6 +344,9 @@ func TestExitCodes(t *testing.T) {
 func TestLedgerTells(t *testing.T) {
 	d := testDeployment(t)
 	works := script(t, d, "works", "status-works.sexp")
+	c, state := closures{}, t.TempDir()
+	c[works] = []Item{{"/gnu/store/a-same-1", 10}, {"/gnu/store/a-shepherd-web.scm", 10}}
+	d.Closures, d.Shares = c, []Mount{{Name: "state", Source: state, Target: "/state"}}
 	mustApply(t, d, works)
 	d.Environment.Settings = map[string]string{"A": "1"}
 	tries := 0
@@ -357,8 +361,11 @@ func TestLedgerTells(t *testing.T) {
 	if err != nil || len(history) != 4 {
 		t.Fatalf("%+v, %v", history, err)
 	}
-	if p := history[0].Plan; p != nil {
-		t.Errorf("plan of the first %+v", p)
+	first := []Line{{Kind: OfMount, Name: "state", New: state + " at /state, writable"}, {Kind: OfService, Name: "web", New: "/gnu/store/a-shepherd-web.scm"}}
+	for _, line := range first {
+		if p := history[0].Plan; p == nil || p.SameScript || !slices.Contains(p.Lines, line) {
+			t.Errorf("plan of the first %+v, want %+v", p, line)
+		}
 	}
 	want := &Difference{SameScript: true, Lines: []Line{{Kind: OfSetting, Name: "A", New: "1"}, {Kind: OfProbe, Name: "process", New: "{}"}}}
 	if diff := cmp.Diff(want, history[2].Plan); diff != "" {
@@ -370,6 +377,17 @@ func TestLedgerTells(t *testing.T) {
 	}
 	if got[1].Tries != tries || got[1].Failures != 2 || got[1].Last != "not yet" {
 		t.Errorf("%+v after %d tries", got, tries)
+	}
+	other := script(t, d, "works", "status-works.sexp")
+	c[other] = []Item{{"/gnu/store/b-same-1", 10}, {"/gnu/store/a-shepherd-web.scm", 10}}
+	mustApply(t, d, other)
+	all, err := d.History()
+	if err != nil || len(all) != 6 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	want = &Difference{Lines: []Line{{Kind: OfStore, Name: "item", Old: works, New: other}}, Rebuilt: Rebuilt{Packages: 1}}
+	if diff := cmp.Diff(want, all[4].Plan); diff != "" {
+		t.Error(diff)
 	}
 	if len(history[2].Probes) != 0 || history[3].Bindings == history[1].Bindings || history[3].Hash == "" {
 		t.Errorf("%+v", history)

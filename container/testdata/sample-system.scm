@@ -153,6 +153,17 @@ up late, or dies later; TAKES says how many seconds that takes."
     ((keeper-second) (list (account "newcomer") (account "keeper")))
     (else '())))
 
+(define (data mode)
+  (define (file version size)
+    `(("sample-data"
+       ,(computed-file (string-append "sample-data-" version)
+          #~(call-with-output-file #$output
+              (lambda (port) (display (make-string #$size #\a) port)))))))
+  (case mode
+    ((larger) (file "2.0" 40000))
+    ((smaller) (file "1.0" 8000))
+    (else '())))
+
 (define (services port greeting mode)
   (append
    (list (shepherd-service
@@ -227,7 +238,7 @@ MODE, one that fails at start or dies, or does what its environment says, or
 for which something crashes, or that cannot be built."
   (operating-system
     (host-name "sample")
-    (timezone "Etc/UTC")
+    (timezone (if (eq? mode 'elsewhere) "Europe/Berlin" "Etc/UTC"))
     (locale "en_US.utf8")
     (bootloader (bootloader-configuration
                  (bootloader grub-bootloader) (targets '("/dev/null"))))
@@ -238,5 +249,6 @@ for which something crashes, or that cannot be built."
     (services
      (list (simple-service 'sample shepherd-root-service-type
                            (services port greeting mode))
+           (simple-service 'sample-data etc-service-type (data mode))
            (simple-service 'sample-accounts account-service-type
                            (accounts mode))))))

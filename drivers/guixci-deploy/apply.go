@@ -234,6 +234,9 @@ func (d *driver) conclude(g *container.Generation, err error) error {
 func (d *driver) diffCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "diff NAME OLD NEW", Short: "Say what distinguishes two generations, each NUMBER or ENVIRONMENT:NUMBER or ENVIRONMENT",
+		Long: `Say what distinguishes two generations, each NUMBER or ENVIRONMENT:NUMBER or ENVIRONMENT: what they
+are given, channels, packages, files of the system that have no version, services, accounts. Packages that were built again as
+they are, and files that only refer to other store items, are counted; --json has all of them.`,
 		Args: arguments(cobra.ExactArgs(3)),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			old, err := d.generation(args[0], args[1])
