@@ -50,7 +50,7 @@ type Environment struct {
 
 // Limits are enforced by the kernel's control groups. Zero means none.
 type Limits struct {
-	Memory int64 `json:"memory,omitempty"` // bytes
+	Memory int64 `json:"memory,omitempty"` // bytes; no container comes up with less than 16 MiB
 	Tasks  int   `json:"tasks,omitempty"`  // processes and threads
 }
 
@@ -94,7 +94,7 @@ var (
 
 // checkEnvironment returns why an environment cannot be handed over.
 func (d *Deployment) checkEnvironment(e Environment) error {
-	errs := []error{e.checkFormat()}
+	errs := []error{e.checkFormat(), d.placing("memory", e.Limits.check())}
 	for _, name := range slices.Sorted(maps.Keys(e.Settings)) {
 		errs = append(errs, d.placing("setting "+name, checkSetting(name, e.Settings[name])))
 	}

@@ -169,7 +169,7 @@ func fieldsOf(d *Deployment) table {
 		"target":          d.placed(toText(&e.Target)),
 		"ports":           d.placed(e.readPorts),
 		"network":         d.placed(e.Network.readNetwork),
-		"memory":          toSize(&e.Limits.Memory),
+		"memory":          d.placed(toSize(&e.Limits.Memory)),
 		"tasks":           toInt(&e.Limits.Tasks),
 		"runner":          d.placed(e.readRunner),
 		"probes":          d.readProbes,

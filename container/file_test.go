@@ -107,6 +107,8 @@ func TestReadFileMistakes(t *testing.T) {
 		{around(`(network (address "10.77.0.2"))`), `d.scm:3:3: network: needs an address and a gateway`},
 		{around(`(network (address "here") (gateway "10.77.0.1"))`), `d.scm:3:21: address: "here" is not an address`},
 		{around(`(renamed "www")`), `d.scm:3:3: renamed: wants two names`},
+		{around(`(memory "8")`), `d.scm:3:11: memory: "8" is not a size such as "512M"`},
+		{around(`(free-space "64")`), `d.scm:3:15: free-space: "64" is not a size`},
 		{around(`(memory "8X")`), `d.scm:3:11: memory: "8X" is not a size`},
 		{around(`(runner "docker")`), `d.scm:3:11: runner: "docker" is none of supervisor, systemd, shepherd`},
 		{around(`(memory "9999999999T")`), `is not a size`},
@@ -149,6 +151,7 @@ func TestRefusalsHaveTheirPlace(t *testing.T) {
 	for _, c := range []struct{ field, check, want string }{
 		{`(secret "key" (file "` + open + `"))`, "environment", `d.scm:2:3: secret "key": ` + open + ` has mode`},
 		{`(secret "key" (file "` + exposed + `"))`, "environment", `d.scm:2:3: secret "key": directory`},
+		{`(memory "1023K")`, "environment", `d.scm:2:3: a limit of 1023 KiB of memory is less than`},
 		{`(settings (A "x") (A-B "x"))`, "environment", `d.scm:2:21: setting "A-B": a name`},
 		{`(settings (A "x")) (required "A" "B")`, "environment", `d.scm:2:36: required setting "B"`},
 		{`(settings (A "x")) (target "/tmp")`, "mount", `d.scm:2:22: the environment's files: mount`},

@@ -175,7 +175,7 @@ func toDuration(to *time.Duration) func(form) error {
 	}
 }
 
-// toSize reads "64G" and the like, in powers of 1024.
+// toSize reads "64G" and the like, in powers of 1024. The unit must be there: nobody means bytes.
 func toSize(to *int64) func(form) error {
 	return func(f form) error {
 		text, err := f.only()
@@ -184,7 +184,7 @@ func toSize(to *int64) func(form) error {
 		}
 		digits := strings.TrimRight(text, "KMGT")
 		n, err := strconv.ParseInt(digits, 10, 64)
-		shift := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+		shift := map[string]int{"K": 10, "M": 20, "G": 30, "T": 40}
 		by, known := shift[text[len(digits):]]
 		if err != nil || !known || n < 0 || n > 1<<62>>by {
 			return f.errorAt(0, "%q is not a size such as \"512M\" or \"64G\"", text)

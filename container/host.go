@@ -46,6 +46,9 @@ func checkPorts(g *Generation, was standing) error {
 	if g.Environment.Network.isPrivate() {
 		return nil // they are not those of the host
 	}
+	if len(g.Environment.Ports) > 0 && hasOwnNetwork(g.Script) {
+		return errors.New("the system has a network of its own, where nobody would reach its ports: have it built with that of this machine, (network? #t) or --network, or give it an address, (network …)")
+	}
 	for _, port := range g.Environment.Ports {
 		if was.frees(port, g) {
 			continue
@@ -79,6 +82,17 @@ func resolve(name string) string {
 		name = real
 	}
 	return strings.TrimSuffix(filepath.Clean(name), "/")
+}
+
+// leastMemory is less than the launcher and shepherd need to come up.
+const leastMemory = 16 << 20
+
+// check refuses limits with which nothing starts.
+func (l Limits) check() error {
+	if l.Memory != 0 && l.Memory < leastMemory {
+		return fmt.Errorf("a limit of %s of memory is less than any container needs, which is more than %s", size(l.Memory), size(leastMemory))
+	}
+	return nil
 }
 
 const defaultMinFree = 256 << 20

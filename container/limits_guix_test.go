@@ -35,7 +35,16 @@ func TestRealLimits(t *testing.T) {
 	}
 	stopNow(t, d)
 
+	// With as much as a typing mistake leaves it does not even come to be killed; with the least that is taken it does.
+	d.Environment.Limits = Limits{Memory: 8}
+	if _, err := bringUnchecked(t, d, script); err == nil || !strings.Contains(err.Error(), "cannot allocate memory") {
+		t.Errorf("with 8 bytes: %v", err)
+	}
+	stopNow(t, d)
+	wantRefusal(t, d, script, "environment", "a limit of 8 B of memory is less than any container needs")
+
 	for says, limits := range map[string]Limits{
+		"it reached its limit of 16 MiB of memory, and the kernel killed": {Memory: leastMemory},
 		"it reached its limit of 32 MiB of memory, and the kernel killed": {Memory: 32 << 20},
 		"Resource temporarily unavailable|its limit of 3 tasks":           {Tasks: 3}, // as shepherd says it while it lives; with its launcher there are two
 	} {

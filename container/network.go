@@ -64,13 +64,22 @@ func toAddress(to *netip.Addr) func(form) error {
 	}
 }
 
-// sharesNetwork is how a run-container says that its container has the network of the host.
-var sharesNetwork = regexp.MustCompile(`#:namespaces\s+\(if\s+#t\s+\(delq\s+\(quote\s+net\)`)
+// sharesNetwork is how a run-container says whether its container has the network of the host.
+var sharesNetwork = regexp.MustCompile(`#:namespaces\s+\(if\s+(#[tf])\s+\(delq\s+\(quote\s+net\)`)
 
 // hasHostNetwork reports whether the containers of a script have the network of the host.
-func hasHostNetwork(script string) bool {
+func hasHostNetwork(script string) bool { return saysOfNetwork(script) == "#t" }
+
+// hasOwnNetwork reports whether the containers of a script have a network of their own. Of a script that
+// somebody else has made neither may be known.
+func hasOwnNetwork(script string) bool { return saysOfNetwork(script) == "#f" }
+
+func saysOfNetwork(script string) string {
 	text, err := os.ReadFile(script)
-	return err == nil && sharesNetwork.Match(text)
+	if found := sharesNetwork.FindSubmatch(text); err == nil && found != nil {
+		return string(found[1])
+	}
+	return ""
 }
 
 // checkNetwork returns why the generation cannot have the network it is to have.

@@ -63,6 +63,19 @@ func TestRealNetwork(t *testing.T) {
 	}
 	wantRefusal(t, other, scripts["two"], "network", "without --network")
 
+	// One that was built to have its own, and is given no address, is not reached on the ports of this machine.
+	listen(other, Network{})
+	other.Schedule.StartPeriod = 3 * time.Second
+	other.Probes = Probes{HTTP{URL: "http://127.0.0.1:${PORT}/"}}
+	if _, err := bringUnchecked(t, other, scripts["own two"]); !errors.As(err, &unwell) || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("on ports of its own: %v", err)
+	}
+	other.Environment.Ports = []int{mustAtoi(t, other.Environment.Settings["PORT"])}
+	wantRefusal(t, other, scripts["own two"], "port", "the system has a network of its own")
+	if p, err := other.Plan(t.Context(), Revision{Script: scripts["two"]}); err != nil || len(p.Refusals) > 0 {
+		t.Errorf("with that of this machine: %+v, %v", p, err)
+	}
+
 	// One that has ended by itself leaves no wire either.
 	if err := in.Process.signal(9); err != nil {
 		t.Fatal(err)

@@ -33,9 +33,9 @@ WHAT IT IS GIVEN
                       a copy is in /etc/guixci/secrets/NAME, for that user only
   (required NAME...)  settings and secrets without which nothing is tried
   (target DIRECTORY)  in the place of /etc/guixci
-  (ports N...)        of this machine, on which it listens
+  (ports N...)        of this machine, on which it listens: with network?, or an address
   (network (address A) (gateway B))    of its own, for a system without network?
-  (memory "8G") (tasks N)    limits
+  (memory "8G") (tasks N)    limits; sizes are in K, M, G or T
   (runner "supervisor")      who runs it: "supervisor", "systemd" or "shepherd"
 
 WHEN IT IS HEALTHY
