@@ -696,10 +696,10 @@ func TestPreflight(t *testing.T) {
 		says   string
 	}{
 		{"run-container", nil, "not an absolute"},
-		{"/nonexistent/run-container", nil, "no such file"},
+		{filepath.Join(dir, "run-container"), nil, "no such file"},
 		{plain, nil, "cannot be executed"},
 		{dir, nil, "cannot be executed"},
-		{good, []Mount{{Source: "/nonexistent"}}, "mount source does not exist"},
+		{good, []Mount{{Source: filepath.Join(dir, "data")}}, "mount source does not exist"},
 		{good, []Mount{{Source: "data"}}, "not an absolute"},
 		{good, []Mount{{Source: dir, Target: "data"}}, "not an absolute"},
 		{good, []Mount{{Source: dir, Target: "/tmp/"}}, "empties"},

@@ -252,7 +252,7 @@ func TestSwitchPreflight(t *testing.T) {
 		{Switch{Snapshot: []string{"state"}}, "", ""},
 		{Switch{Snapshot: []string{"data"}}, "snapshot", `no writable mount of that name`},
 		{Switch{Hooks: []Hook{{Command: []string{"migrate"}}}}, "hook", "not an absolute"},
-		{Switch{Hooks: []Hook{{Command: []string{"/nonexistent/migrate"}}}}, "hook", "no such file"},
+		{Switch{Hooks: []Hook{{Command: []string{filepath.Join(filepath.Dir(plain), "migrate")}}}}, "hook", "no such file"},
 		{Switch{Hooks: []Hook{{Command: []string{plain}}}}, "hook", "cannot be executed"},
 	} {
 		d.Switch = c.s

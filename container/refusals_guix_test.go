@@ -109,9 +109,9 @@ func TestRealLateRefusals(t *testing.T) {
 		{"network", "an address and another one", scripts["own two"], network(Network{Address: v4, Gateway: v6})},
 		{"network", "an address and another one", scripts["own two"], network(Network{Address: v6, Gateway: v4})},
 		{"hook", "is not an absolute file name", scripts["two"], hook("migrate")},
-		{"hook", "no such file", scripts["two"], hook("/nonexistent/migrate")},
+		{"hook", "no such file", scripts["two"], hook(at("nothing"))},
 		{"hook", "cannot be executed", scripts["two"], hook(at("plain"))},
-		{"hook", "no such file", scripts["two"], func(e *Deployment) { e.Switch.Traffic = &Hook{Command: []string{"/nonexistent/move"}} }},
+		{"hook", "no such file", scripts["two"], func(e *Deployment) { e.Switch.Traffic = &Hook{Command: []string{at("nothing")}} }},
 		{"snapshot", "there is no writable mount of that name", scripts["two"], snapshot("data")},
 		{"snapshot", "is mounted", scripts["two"], func(e *Deployment) {
 			if err := os.Mkdir(at("state"), 0o700); err != nil {

@@ -274,7 +274,7 @@ func TestDialInRoot(t *testing.T) {
 	if err := os.Symlink(dir, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	s := shepherdIn(self, "/nonexistent", filepath.Join(dir, "link", "socket"))
+	s := shepherdIn(self, filepath.Join(dir, "nothing"), filepath.Join(dir, "link", "socket"))
 	_, _, err = s.Do(t.Context(), "status", "root")
 	if err == nil || !strings.Contains(err.Error(), "reply without a result") {
 		t.Errorf("error %v", err)

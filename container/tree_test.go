@@ -148,7 +148,7 @@ func TestCopyTreeEnds(t *testing.T) {
 	if err := copyTree(ctx, makeState(t), filepath.Join(t.TempDir(), "copy")); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-	if err := copyTree(t.Context(), "/nonexistent", filepath.Join(t.TempDir(), "copy")); !errors.Is(err, fs.ErrNotExist) {
+	if err := copyTree(t.Context(), filepath.Join(t.TempDir(), "nothing"), filepath.Join(t.TempDir(), "copy")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
 }

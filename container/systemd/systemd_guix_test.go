@@ -184,7 +184,7 @@ func TestJobFails(t *testing.T) {
 		return
 	}
 	err := new(systemd.Runner).Start(t.Context(), container.Unit{Name: "guixci-test-missing",
-		Command: []string{"/nonexistent"}, Log: filepath.Join(t.TempDir(), "log")})
+		Command: []string{filepath.Join(t.TempDir(), "nothing")}, Log: filepath.Join(t.TempDir(), "log")})
 	var failed *systemd.JobError
 	if !errors.As(err, &failed) || failed.Job != "start" || failed.Result != "failed" {
 		t.Errorf("error %v", err)
