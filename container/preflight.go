@@ -141,7 +141,7 @@ func checkScript(name string) error {
 }
 
 // emptied are the directories whose contents a Guix System deletes when it boots,
-// and those it mounts itself; filled are those that it must be able to write to.
+// and those where it must have its own; filled are those that it must be able to write to.
 var (
 	emptied = []string{"/", "/tmp", "/run", "/var/run", "/proc", "/sys", "/dev"}
 	filled  = []string{"/etc", "/var", "/gnu"}
@@ -198,7 +198,7 @@ func checkTarget(m Mount, writable bool) error {
 	target := filepath.Clean(m.target())
 	switch {
 	case slices.Contains(emptied, target):
-		return fmt.Errorf("mount %q at %q: the system empties or hides that directory when it boots", m.Source, target)
+		return fmt.Errorf("mount %q at %q: the system empties that directory when it boots, or needs what it puts there itself", m.Source, target)
 	case isIn(target, "/gnu/store"):
 		return fmt.Errorf("mount %q at %q: the store is mounted over it", m.Source, target)
 	case !writable && slices.Contains(filled, target):

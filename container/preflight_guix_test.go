@@ -72,7 +72,7 @@ func TestRealMountRefusals(t *testing.T) {
 		"does not exist":          {Source: at("data"), Target: "/srv/data"},
 		"is a file":               {Source: at("settings"), Target: "/srv/settings"},
 		"is a socket":             {Source: at("socket"), Target: "/srv/socket"},
-		"empties or hides":        {Source: tmp, Target: "/tmp"},
+		"empties that directory":  {Source: tmp, Target: "/tmp"},
 		"has an equals sign":      {Source: at("a=b"), Target: "/srv/equals"},
 		"is not an absolute":      {Source: "data", Target: "/srv/relative"},
 		"would hide the other":    {Source: under, Target: "/srv/state"},
@@ -143,6 +143,78 @@ func TestRealMountRefusals(t *testing.T) {
 	}
 }
 
+// Directories of this machine where the system has its own: it comes up healthy, and either has that no longer, or
+// deletes what was in them.
+func TestRealHidingMountRefusals(t *testing.T) {
+	t.Parallel()
+	script := samples(t)["one"]
+	d, _ := realDeployment(t)
+	good := d.Shares[0]
+	bad := make(map[string]Mount)
+	for _, target := range []string{"/proc", "/sys", "/var/run"} {
+		bad[target] = Mount{Source: t.TempDir(), Target: target}
+		mustWrite(t, filepath.Join(bad[target].Source, "precious"), "data")
+		d.Shares = append(d.Shares, bad[target])
+	}
+	in := mustBring(t, d, script)
+	for _, name := range []string{"/proc/1", "/sys/class"} {
+		if fd, err := openInRoot(in.Process, name, unix.O_PATH); err == nil {
+			unix.Close(fd)
+			t.Errorf("%s is there", name)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(bad["/var/run"].Source, "precious")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was at /var/run is still there: %v", err)
+	}
+	stopNow(t, d)
+	for target, m := range bad {
+		d.Shares = []Mount{good, m}
+		wantRefusal(t, d, script, "mount", fmt.Sprintf("at %q: the system empties that directory when it boots, or needs", target))
+	}
+}
+
+// Two mounts of one name, and probes that speak of what is not there: what ran has been stopped for nothing.
+func TestRealNameRefusals(t *testing.T) {
+	t.Parallel()
+	scripts := samples(t)
+	d, _ := realDeployment(t)
+	one := mustApply(t, d, scripts["one"])
+	fails := func(e *Deployment, says string) {
+		t.Helper()
+		if _, err := applyUnchecked(t, e, scripts["two"]); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("error %v, want %q", err, says)
+		}
+		checkRuns(t, d, one)
+	}
+	// A container that is well is taken for one that is not.
+	for _, c := range []struct {
+		probe        Probe
+		fails, wants string
+	}{
+		{HTTP{URL: "http://127.0.0.1:${PROT}/"}, "invalid port", "there is no setting for ${PROT}: there are PORT"},
+		{TCP{Address: "127.0.0.1:${PROT}"}, "${PROT}", "there is no setting for ${PROT}"},
+		{DNS{Name: "${NAME}"}, "look up ${NAME} in the container", "there is no setting for ${NAME}"},
+		{HTTP{URL: "http://127.0.0.1:${PORT}/", VersionOf: "project"}, "no channel \"project\"", "no channel \"project\""},
+	} {
+		e := *d
+		e.Probes, e.Schedule.StartPeriod = Probes{c.probe}, time.Second
+		fails(&e, c.fails)
+		wantRefusal(t, &e, scripts["two"], "probe", c.wants)
+	}
+
+	// Of two mounts of one name a snapshot has one, and a migration damages the other one.
+	e, second := *d, t.TempDir()
+	e.Shares = append(slices.Clone(d.Shares), Mount{Name: "state", Source: second, Target: "/srv/second"})
+	e.Switch.Snapshot = []string{"state"}
+	e.Switch.Hooks = []Hook{{Command: []string{"/bin/sh", "-c", `echo damaged > "$GUIXCI_MOUNT_STATE/data"; exit 3`}}}
+	mustWrite(t, filepath.Join(second, "data"), "good\n")
+	fails(&e, "exit status 3")
+	if text := readFile(t, filepath.Join(second, "data")); string(text) != "damaged\n" {
+		t.Errorf("the state has %q", text)
+	}
+	wantRefusal(t, &e, scripts["two"], "mount", `are both called "state"`)
+}
+
 // Settings and secrets that are handed over at a place where nobody finds them, or where nothing boots.
 func TestRealTargetRefusals(t *testing.T) {
 	t.Parallel()
@@ -179,9 +251,9 @@ func TestRealTargetRefusals(t *testing.T) {
 		{dir, "/gnu/store/settings", "the store is mounted over it", lost},
 		{filepath.Join(dir, "we=ird"), "", "has an equals sign", lost},
 		{dir, "settings", "is not an absolute file name", mistaken},
-		{dir, "/", "empties or hides", ends},
-		{dir, "/run", "empties or hides", ends},
-		{dir, "/dev", "empties or hides", ends},
+		{dir, "/", "empties that directory", ends},
+		{dir, "/run", "empties that directory", ends},
+		{dir, "/dev", "empties that directory", ends},
 		{dir, "/etc", "cannot boot when it may not write there", ends},
 		{dir, "/var/", "cannot boot when it may not write there", ends},
 		{dir, "/gnu", "cannot boot when it may not write there", ends},
@@ -644,17 +716,17 @@ func TestRealPrivilegeRefusals(t *testing.T) {
 	launch("In procedure clone", &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: mapped, GidMappings: mapped},
 		"/bin/sh", "-c", "echo 0 > /proc/sys/user/max_user_namespaces && exec "+script)
 
-	// That the kernel forbids namespaces is refused in TestPreflightNamespaces.
+	// Both are refused: that the kernel forbids namespaces in TestPreflightNamespaces.
 	binary := filepath.Join(temporary, "test")
 	text, err := os.ReadFile(os.Args[0])
 	if err := errors.Join(err, os.WriteFile(binary, text, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary)
-	cmd.Env = append(os.Environ(), "STANDIN=privilege")
+	cmd.Env = append(os.Environ(), "STANDIN=planner", "DIR=/", "SCRIPT="+script)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "run as root") {
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "\nprivilege: only root can") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -57,7 +58,7 @@ func TestPreflightMounts(t *testing.T) {
 		{"missing", "does not exist", Mount{Source: filepath.Join(dir, "data")}},
 		{"file alone", "is a file", Mount{Source: file}},
 		{"socket alone", "is a socket", Mount{Source: filepath.Join(dir, "socket")}},
-		{"at /tmp", "empties or hides", Mount{Source: dir, Target: "/tmp/"}},
+		{"at /tmp", "empties that directory", Mount{Source: dir, Target: "/tmp/"}},
 		{"equals sign", "equals sign", Mount{Source: filepath.Join(dir, "a=b")}},
 		{"relative", "not an absolute", Mount{Source: "data"}},
 	} {
@@ -319,6 +320,12 @@ func TestPreflightNamespaces(t *testing.T) {
 		}
 		if err := checkNamespaces(shares); (err == nil) != (kind == "net") {
 			t.Errorf("with the network of the host: %v", err)
+		}
+		d := &Deployment{Name: "test", Dir: t.TempDir()}
+		p, err := d.Plan(t.Context(), Revision{Script: shares})
+		refused := err == nil && slices.ContainsFunc(p.Refusals, func(r Refusal) bool { return r.Check == "namespaces" })
+		if err != nil || refused == (kind == "net") {
+			t.Errorf("%+v, %v", p, err)
 		}
 		return
 	}

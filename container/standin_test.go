@@ -50,9 +50,8 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
-	case "privilege":
-		fmt.Println(checkPrivilege())
-		os.Exit(0)
+	case "planner":
+		os.Exit(plannerMain())
 	}
 	os.Exit(m.Run())
 }
@@ -192,6 +191,20 @@ func deployerMain() int {
 	_, err := d.Apply(context.Background(), Revision{Script: os.Getenv("SCRIPT"), Who: "deployer", Why: "to be killed"})
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// plannerMain prints what speaks against a first generation of a script, be there such a script or not.
+func plannerMain() int {
+	d := &Deployment{Name: "test", Dir: os.Getenv("DIR")}
+	p, err := d.Plan(context.Background(), Revision{Script: os.Getenv("SCRIPT")})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for _, r := range p.Refusals {
+		fmt.Printf("\n%s: %s\n", r.Check, r.Reason)
+	}
+	return 0
 }
 
 // standIn returns the command of another process that works on the deployment, and is killed when ctx ends.
