@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -148,14 +149,16 @@ func checkOwners(g *Generation, s *System) error {
 		if n, err := strconv.Atoi(m.Owner); err == nil {
 			want, known = n, true
 		}
-		var st unix.Stat_t
-		if err := unix.Stat(m.Source, &st); err != nil {
-			errs = append(errs, err)
+		if !known {
+			errs = append(errs, fmt.Errorf("mount %q should belong to %s, and the system has no such account", m.Source, m.Owner))
 			continue
 		}
+		var st unix.Stat_t
+		err := unix.Stat(m.Source, &st)
 		switch {
-		case !known:
-			errs = append(errs, fmt.Errorf("mount %q should belong to %s, and the system has no such account", m.Source, m.Owner))
+		case errors.Is(err, fs.ErrNotExist): // which is another check's
+		case err != nil:
+			errs = append(errs, err)
 		case int(st.Uid) != want:
 			errs = append(errs, fmt.Errorf("mount %q belongs to user %d, and should to %s, who is user %d in the container", m.Source, st.Uid, m.Owner, want))
 		}

@@ -59,10 +59,14 @@ func (d *Deployment) preflight(ctx context.Context, g *Generation, was standing)
 	} else {
 		refuse("disk", d.checkDisk(g))
 	}
-	if len(all) == 0 { // else there may be nothing to read
-		if err := d.checkSystem(ctx, g, was, refuse); err != nil {
-			all = append(all, err)
-		}
+	if checkScript(g.Script) != nil {
+		return errors.Join(all...) // there may be nothing to read
+	}
+	switch err := d.checkSystem(ctx, g, was, refuse); {
+	case err != nil && len(all) > 0: // it is refused anyway
+		d.complain("look at the system in the script", err)
+	case err != nil:
+		return err
 	}
 	return errors.Join(all...)
 }

@@ -151,6 +151,46 @@ func TestPreflightDisk(t *testing.T) {
 	wantOutcome(t, err, Refused)
 }
 
+// All that is wrong is said at once, and nothing twice.
+func TestPreflightTellsAll(t *testing.T) {
+	c := closures{}
+	d := testDeployment(t)
+	d.Closures = c
+	works := script(t, d, "works", "status-works.sexp")
+	service := filepath.Join(t.TempDir(), "abc-shepherd-code.scm")
+	mustWrite(t, service, `(system* "git" "clone" "https://example.org/code")`)
+	c[works] = append(c[c.system(t, "")], Item{service, 10})
+	missing := filepath.Join(t.TempDir(), "missing")
+	d.Shares = []Mount{{Source: missing, Target: "/a", Owner: "keeper"}, {Source: missing, Target: "/b", Owner: "nobody-knows"}}
+	d.Environment.Required = []string{"A"}
+	p, err := d.Plan(t.Context(), Revision{Script: works})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var checks []string
+	for _, r := range p.Refusals {
+		checks = append(checks, r.Check)
+	}
+	if diff := cmp.Diff([]string{"environment", "mount", "mount", "fetch", "owner"}, checks); diff != "" {
+		t.Errorf("%s\n%+v", diff, p.Refusals)
+	}
+	// What cannot be looked at is no reason to keep quiet about the rest.
+	blind := *d
+	blind.Closures = blindness{}
+	_, err = blind.Apply(t.Context(), Revision{Script: works})
+	wantOutcome(t, err, Refused)
+	blind.Environment.Required, blind.Shares = nil, nil
+	_, err = blind.Apply(t.Context(), Revision{Script: works})
+	wantOutcome(t, err, NotTried)
+}
+
+// blindness knows no closure.
+type blindness struct{}
+
+func (blindness) Closure(context.Context, string) ([]Item, error) {
+	return nil, errors.New("the daemon does not run")
+}
+
 // An account gets another number since one before it is new: what it has written would
 // be somebody else's.
 func TestPreflightIDs(t *testing.T) {
