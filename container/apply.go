@@ -19,7 +19,8 @@ import (
 // same ports and files. On any failure, and when ctx ends, what ran before
 // is started again and probed in the same way; that takes its time even though ctx has
 // ended. A revision that failed by itself is rejected: it is refused from
-// then on, unless forced. So is one that takes a channel back, unless that is allowed. The error is an *[Error].
+// then on, unless forced. So is one that takes a channel back, or that brings what is not confirmed where the deployment
+// follows, unless that is allowed. The error is an *[Error].
 func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, error) {
 	lease, err := d.demand(ctx, rev.Who, rev.Why)
 	if err != nil {
@@ -33,7 +34,7 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	if g := d.generation(rev); was.runs(g) && !rev.Force {
 		return d.adopt(ctx, rev, was, g)
 	}
-	if rev, err = rev.weigh(ctx, was.current); err != nil {
+	if rev, err = d.weigh(ctx, rev, was.current); err != nil {
 		d.tell(rev, d.next(rev, was), WasRefused, err)
 		return nil, d.failed(notBegun(err), err)
 	}

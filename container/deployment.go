@@ -38,6 +38,10 @@ type Deployment struct {
 	Closures Closures
 	// Switch says how one generation takes the place of another.
 	Switch Switch
+	// Follows is the deployment that this one follows, as production follows CD: a store item other than the one that is
+	// confirmed there is refused, unless [Revision.AllowUnconfirmed]. Only its Name and Dir count. Nil is for one that
+	// follows nobody.
+	Follows *Deployment
 	// ConfirmBy is how long a healthy generation waits for [Deployment.Confirm] before it
 	// is taken back; 0 confirms it at once. To have it confirmed by itself after a
 	// delay, let its Schedule have a longer Window.
@@ -110,6 +114,8 @@ type Revision struct {
 	Descends func(ctx context.Context, old, new Channel) (bool, error)
 	// AllowDowngrade tries it all the same; the ledger says so.
 	AllowDowngrade bool
+	// AllowUnconfirmed tries what is not confirmed where the deployment follows; the ledger says so.
+	AllowUnconfirmed bool
 	// Force tries a revision again that was rejected before.
 	Force bool
 	// RestoreState has [Deployment.RollBack] put back the snapshot of the state that the

@@ -17,9 +17,19 @@ func (e *DowngradeError) Error() string {
 // ExitCode returns the status a program should end with.
 func (e *DowngradeError) ExitCode() int { return Refused.ExitCode() }
 
-// weigh compares the channels of a revision with those of the current generation. It returns the revision with
-// a downgrade that is allowed among its reasons; one that is not is a *[DowngradeError].
-func (rev Revision) weigh(ctx context.Context, current *Generation) (Revision, error) {
+// weigh refuses a revision for what it is: see [Deployment.follow] and [Revision.compare]. It returns the revision with what
+// is allowed all the same among its reasons.
+func (d *Deployment) weigh(ctx context.Context, rev Revision, current *Generation) (Revision, error) {
+	rev, err := d.follow(rev, current)
+	if err != nil {
+		return rev, err
+	}
+	return rev.compare(ctx, current)
+}
+
+// compare compares the channels of a revision with those of the current generation. A downgrade that is not allowed is
+// a *[DowngradeError].
+func (rev Revision) compare(ctx context.Context, current *Generation) (Revision, error) {
 	if rev.Descends == nil || current == nil {
 		return rev, nil
 	}
@@ -60,12 +70,17 @@ func (rev Revision) takesBack(ctx context.Context, current []Channel) ([]string,
 // because adds a reason to another one, which may be empty.
 func because(why, also string) string { return strings.TrimPrefix(why+"; "+also, "; ") }
 
-// refuseDowngrade adds to a plan what [Revision.weigh] says.
-func (p *Plan) refuseDowngrade(err error) error {
+// refuseWhatItIs adds to a plan what [Deployment.weigh] says.
+func (p *Plan) refuseWhatItIs(err error) error {
 	var downgrade *DowngradeError
-	if errors.As(err, &downgrade) {
+	var refusal *RefusalError
+	switch {
+	case errors.As(err, &downgrade):
 		p.Refusals = append(p.Refusals, Refusal{"downgrade", err.Error()})
-		return nil
+	case errors.As(err, &refusal):
+		p.refuse(err)
+	default:
+		return err
 	}
-	return err
+	return nil
 }

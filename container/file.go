@@ -65,6 +65,9 @@ type FileSystem struct {
 func (f *File) Environment(name string) (*Deployment, error) {
 	if d := f.Environments[name]; d != nil {
 		c := *d
+		if d.Follows != nil {
+			c.Follows, _ = f.Environment(d.Follows.Environment.Name) // it is there
+		}
 		return &c, nil
 	}
 	there := strings.Join(slices.Sorted(maps.Keys(f.Environments)), ", ")
@@ -105,6 +108,7 @@ func readDeployment(top form) (*File, error) {
 	file := &File{Environments: make(map[string]*Deployment), name: top.file, at: map[string]sexp.Pos{"": top.pos}}
 	common := Deployment{places: make(map[string]string)}
 	var places []form
+	var follows []following
 	t := fieldsOf(&common)
 	t["script"] = toText(&file.Script)
 	t["lock"] = func(f form) error {
@@ -129,7 +133,12 @@ func readDeployment(top form) (*File, error) {
 		return nil, top.errorf("no system with a channel and a file, nor a script")
 	}
 	for _, place := range places {
-		if err := file.readEnvironment(place, common); err != nil {
+		if err := file.readEnvironment(place, common, &follows); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range follows {
+		if err := file.follow(f); err != nil {
 			return nil, err
 		}
 	}
@@ -137,7 +146,7 @@ func readDeployment(top form) (*File, error) {
 }
 
 // readEnvironment reads an environment on top of what all have in common.
-func (file *File) readEnvironment(f form, d Deployment) error {
+func (file *File) readEnvironment(f form, d Deployment, follows *[]following) error {
 	name, err := f.text(0)
 	if err != nil {
 		return err
@@ -154,7 +163,13 @@ func (file *File) readEnvironment(f form, d Deployment) error {
 	e.Required, e.Ports = slices.Clone(e.Required), slices.Clone(e.Ports)
 	e.Name = name
 	file.Environments[name] = &d
-	return f.fields(1, fieldsOf(&d))
+	t := fieldsOf(&d)
+	t["follows"] = d.placed(func(f form) error {
+		followed, err := f.only()
+		*follows = append(*follows, following{f, name, followed})
+		return err
+	})
+	return f.fields(1, t)
 }
 
 // fieldsOf are the fields that the deployment and each environment have.

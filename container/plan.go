@@ -57,7 +57,7 @@ func (d *Deployment) plan(ctx context.Context, rev Revision) (*Plan, error) {
 		p.Difference = &Difference{SameScript: true, Lines: diffBindings(was.current, p.Next)}
 		return p, nil
 	}
-	if _, err := rev.weigh(ctx, was.current); p.refuseDowngrade(err) != nil {
+	if _, err := d.weigh(ctx, rev, was.current); p.refuseWhatItIs(err) != nil {
 		return nil, err
 	}
 	p.refuse(d.preflight(ctx, next, was))

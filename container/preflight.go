@@ -12,7 +12,7 @@ import (
 
 // A RefusalError is something that run-container accepts and that then ends badly.
 type RefusalError struct {
-	Check string // a word: script, mount, environment, probe, runner, port, network, state, ids, owner, fetch, disk, hook, snapshot, namespaces, privilege
+	Check string // a word: script, mount, environment, probe, runner, port, network, state, ids, owner, fetch, disk, hook, snapshot, namespaces, privilege, follows
 	Err   error
 }
 

@@ -14,6 +14,9 @@ type Promotion struct {
 	Descends func(ctx context.Context, old, new Channel) (bool, error)
 	// AllowDowngrade promotes all the same; the ledger says so.
 	AllowDowngrade bool
+	// AllowUnconfirmed promotes although what is followed, as Follows of the deployment has it, is not From and has
+	// something else confirmed; the ledger says so.
+	AllowUnconfirmed bool
 	// Force tries again what was rejected before, see [Revision].
 	Force    bool
 	Who, Why string
@@ -21,7 +24,7 @@ type Promotion struct {
 
 // Promote makes the very store item that is current, and so confirmed, in another deployment the
 // running generation of this one, in the environment of this one. It is refused when
-// there is none or that one does not run, or when a channel would go back.
+// there is none, when that one does not run or has services that are not as they should be, or when a channel would go back.
 func (d *Deployment) Promote(ctx context.Context, p Promotion) (*Generation, error) {
 	rev, err := d.promotion(ctx, p)
 	if err != nil {
@@ -32,15 +35,24 @@ func (d *Deployment) Promote(ctx context.Context, p Promotion) (*Generation, err
 
 // promotion returns the revision to apply.
 func (d *Deployment) promotion(ctx context.Context, p Promotion) (Revision, error) {
+	if p.From.Dir == d.Dir {
+		return Revision{}, decline("%s cannot be promoted to itself", d.Name)
+	}
 	s, err := p.From.Status(ctx)
 	if err != nil {
 		return Revision{}, err
 	}
-	if s.Running == nil || !s.Confirmed {
+	switch {
+	case s.Running == nil || !s.Confirmed:
 		return Revision{}, decline("%s runs no confirmed generation", p.From.Name)
+	case s.Trouble != nil:
+		return Revision{}, decline("%s may be unwell: its shepherd cannot be asked: %w", p.From.Name, s.Trouble)
+	case len(s.Unwell) > 0:
+		return Revision{}, decline("%s is unwell: %w", p.From.Name, s.Unwell[0])
 	}
 	g := s.Current
-	rev := Revision{Script: g.Script, Lock: g.Lock, Channels: g.Channels, Who: p.Who, Descends: p.Descends, AllowDowngrade: p.AllowDowngrade, Force: p.Force,
+	rev := Revision{Script: g.Script, Lock: g.Lock, Channels: g.Channels, Who: p.Who, Descends: p.Descends, AllowDowngrade: p.AllowDowngrade,
+		AllowUnconfirmed: p.AllowUnconfirmed, Force: p.Force,
 		Why: because(p.Why, fmt.Sprintf("promotes generation %d of %s", g.Number, p.From.Name))}
 	if rev.Descends == nil {
 		rev.Descends = func(context.Context, Channel, Channel) (bool, error) { return false, nil }

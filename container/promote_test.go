@@ -42,6 +42,10 @@ func TestPromote(t *testing.T) {
 		t.Fatal(err)
 	}
 	production.Probes = Probes{Alive{}}
+	itself := p
+	itself.From = production
+	_, err := production.Promote(t.Context(), itself)
+	wantOutcome(t, err, Refused)
 	g, err := production.Promote(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +77,17 @@ func TestPromote(t *testing.T) {
 	if _, err := production.Promote(t.Context(), p); err != nil {
 		t.Error(err)
 	}
+
+	// What is unwell there, as its probes did not ask, or cannot be asked, is good for nobody.
+	probes := ci.Probes
+	ci.Probes = Probes{Alive{}}
+	for reply, why := range map[string]string{"status-dies.sexp": "test is unwell: service", "not-found.sexp": "test may be unwell: its shepherd cannot be asked"} {
+		mustApply(t, ci, script(t, ci, "works", reply))
+		if err := refused(); !strings.Contains(err.Error(), why) {
+			t.Errorf("error %v, want %s", err, why)
+		}
+	}
+	ci.Probes = probes
 
 	// What was rejected here is promoted again when that is asked for.
 	deploy("c4")

@@ -24,6 +24,9 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	then.Probes, then.Schedule, then.Switch = old.Probes, old.Schedule, old.Switch
 	then.handle(old, current)
 	then.places = nil // those are of what the file says now
+	if !old.Started.IsZero() {
+		then.Follows = nil // it was confirmed here
+	}
 	if rev.RestoreState {
 		if rev.snapshotOf, then.Switch.Snapshot, err = d.stateOf(old); err != nil {
 			return nil, d.failed(notBegun(err), err)

@@ -36,7 +36,7 @@ func (d *driver) build(ctx context.Context, name string) (*change, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &change{Deployment: dep, Revision: container.Revision{Who: d.author(), Why: d.why, Force: d.retry, AllowDowngrade: d.downgrade}}
+	c := &change{Deployment: dep, Revision: container.Revision{Who: d.author(), Why: d.why, Force: d.retry, AllowDowngrade: d.downgrade, AllowUnconfirmed: d.unconfirmed}}
 	if c.Script = d.script; c.Script == "" {
 		c.Script = file.Script
 	}
@@ -122,6 +122,7 @@ func (d *driver) addBuildFlags(c *cobra.Command) *cobra.Command {
 // addInsistence adds the options that have done what would be refused.
 func (d *driver) addInsistence(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVar(&d.downgrade, "allow-downgrades", false, "even if channels go back; the ledger says so")
+	c.Flags().BoolVar(&d.unconfirmed, "allow-unconfirmed", false, "even if it is not what is confirmed where the environment follows; the ledger says so")
 	c.Flags().BoolVar(&d.retry, "retry", false, "try a revision again that was rejected, or that runs")
 	return c
 }

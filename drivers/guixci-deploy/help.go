@@ -18,6 +18,9 @@ WHAT RUNS
                       the file of a channel that declares the operating system; with network?
                       it has the network of the host
   (script FILE)       in the place of both: what "guix system container" printed
+  (environment NAME (follows ENVIRONMENT) ...)
+                      a place where it runs; if it follows another, any but the very store
+                      item that is confirmed there is refused, and "promote" brings that
 
 These are said once for all environments, or in an environment, for that; lists are added up.
 
@@ -77,6 +80,7 @@ const fileExample = `(deployment
   (settings (PORT "8081"))
   (ports 8081))
  (environment "production"
+  (follows "cd")
   (mount "state" (source "/srv/production") (target "/var/lib/my-project") (writable? #t))
   (settings (PORT "8080"))
   (ports 8080)))

@@ -58,6 +58,7 @@ type driver struct {
 	script, guix, who, why   string
 	json, verbose            bool
 	retry, downgrade         bool
+	unconfirmed              bool
 }
 
 // exitStatus is the status of a command in the container, which has said what it had to.
@@ -86,11 +87,14 @@ func (a advised) Unwrap() error { return a.error }
 func (a advised) Advice() string {
 	var rejected *container.RejectedError
 	var downgrade *container.DowngradeError
+	var refusal *container.RefusalError
 	switch {
 	case errors.As(a.error, &rejected):
 		return advice["rejected"]
 	case errors.As(a.error, &downgrade):
 		return advice["downgrade"]
+	case errors.As(a.error, &refusal) && advice[refusal.Check] != "":
+		return advice[refusal.Check]
 	}
 	return cli.Hint(a.error)
 }
@@ -99,6 +103,7 @@ func (a advised) Advice() string {
 var advice = map[string]string{
 	"rejected":  "if the cause is gone, have it tried again with --retry",
 	"downgrade": "if that is what you want, allow it with --allow-downgrades; the ledger will say so",
+	"follows":   "promote brings what is confirmed there; if you want this all the same, allow it with --allow-unconfirmed, and the ledger will say so",
 }
 
 func (d *driver) command() *cobra.Command {
@@ -222,6 +227,13 @@ func (d *driver) place(dep *container.Deployment, name string) error {
 	dep.Dir = filepath.Join(state, "deployments", dep.Name)
 	dep.Runners = runners()
 	dep.Who, dep.Why = d.author(), d.why
+	if dep.Follows != nil {
+		followed := *d
+		followed.environment = dep.Follows.Environment.Name
+		if err := followed.place(dep.Follows, name); err != nil {
+			return err
+		}
+	}
 	dep.Logger = slog.New(complainer{d.stderr})
 	if d.verbose {
 		dep.Logger = slog.New(slog.NewTextHandler(d.stderr, nil))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -22,8 +23,11 @@ func (d *driver) promoteCommand() *cobra.Command {
 		Use: "promote NAME --from ENVIRONMENT --to ENVIRONMENT", Args: arguments(cobra.ExactArgs(1)),
 		Short: "Run in one environment the very store item that is confirmed in another",
 		RunE: func(c *cobra.Command, args []string) (err error) {
-			if from == "" || to == "" || d.file == "" {
+			switch {
+			case from == "" || to == "" || d.file == "":
 				return usage(errors.New("promote needs --file, --from and --to"))
+			case from == to:
+				return usage(fmt.Errorf("environment %q cannot be promoted to itself", to))
 			}
 			p, dep, err := d.promotion(args[0], from, to)
 			if err != nil {
@@ -31,7 +35,7 @@ func (d *driver) promoteCommand() *cobra.Command {
 			}
 			pool := connect(dep)
 			defer func() { err = errors.Join(err, pool.Close()) }()
-			p.AllowDowngrade, p.Force = d.downgrade, d.retry
+			p.AllowDowngrade, p.AllowUnconfirmed, p.Force = d.downgrade, d.unconfirmed, d.retry
 			target := *d
 			target.environment = to
 			return target.supervised(dep, args[0], d.conclude(dep.Promote(c.Context(), p)))
