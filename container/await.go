@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 )
@@ -63,15 +64,46 @@ func (e *UnhealthyError) ExitCode() int { return red }
 // await returns nil once the container is healthy. Otherwise it returns
 // an *[UnhealthyError], an error of the container's end, or the cause of ctx's end.
 func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule) error {
+	a := in.awaiting(probes, schedule)
+	err := a.run(ctx, in)
+	in.well, in.Generation.Checked = a.first, a.checked
+	return err
+}
+
+// watch goes on probing an instance that has become healthy, for a time. It returns nil if it stays so, and
+// otherwise as await does.
+func (in *Instance) watch(ctx context.Context, window time.Duration) error {
+	schedule := in.Generation.Schedule.ofOld()
+	schedule.Window = window
+	return in.awaiting(in.Generation.Probes, schedule).run(ctx, in)
+}
+
+// whileWell returns a context that also ends when the instance, which is healthy, is no longer, with
+// the reason as its cause. release frees what it takes.
+func (in *Instance) whileWell(ctx context.Context) (well context.Context, release func()) {
+	well, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		cancel(in.watch(well, math.MaxInt64))
+	}()
+	return well, func() { cancel(nil); <-done }
+}
+
+// awaiting returns the state before the first check.
+func (in *Instance) awaiting(probes Probes, schedule Schedule) *awaiting {
+	a := &awaiting{probes: probes, schedule: schedule.withDefaults(), begin: time.Now()}
+	if len(probes) == 0 {
+		a.probes = Probes{Alive{}, AllServices{}}
+	}
+	a.memory, a.probes = make([]any, len(a.probes)), a.probes.expand(in.Generation.Environment)
+	return a
+}
+
+// run checks until the container is healthy, or is not going to be, or ctx ends.
+func (a *awaiting) run(ctx context.Context, in *Instance) error {
 	ctx, release := in.whileAlive(ctx)
 	defer release()
-	a := &awaiting{probes: probes, schedule: schedule.withDefaults(), memory: make([]any, len(probes))}
-	if len(probes) == 0 {
-		a.probes, a.memory = Probes{Alive{}, AllServices{}}, make([]any, 2)
-	}
-	a.probes = a.probes.expand(in.Generation.Environment)
-	a.begin = time.Now()
-	defer func() { in.Generation.Checked = a.checked }()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -80,7 +112,6 @@ func (in *Instance) await(ctx context.Context, probes Probes, schedule Schedule)
 			return context.Cause(ctx)
 		}
 		if done || err != nil {
-			in.well = a.first
 			return err
 		}
 		if in.again && a.well.IsZero() && in.forkCrashed() {
@@ -148,6 +179,7 @@ func (a *awaiting) check(ctx context.Context, in *Instance) (done bool, err erro
 	a.tries++
 	for i, probe := range a.probes {
 		if err := a.try(ctx, in, i); err != nil {
+			in.d.log().Debug("not yet well", "probe", probe, "error", err)
 			return false, a.failed(&UnhealthyError{Probe: probe.String(), Tries: a.tries, Err: err})
 		}
 	}

@@ -178,16 +178,24 @@ func (in *Instance) approved() bool {
 }
 
 // confirm makes a healthy generation the current one, after [Deployment.Confirm] if that is asked for. An end of the
-// container or of ctx ends the waiting, too.
+// container or of its health, or of ctx, ends the waiting, too; and what is confirmed must be healthy just then.
 func (in *Instance) confirm(ctx context.Context) error {
-	if in.d.ConfirmBy == 0 {
+	if in.d.ConfirmBy == 0 || in.d.proven {
 		return in.becomeCurrent()
 	}
-	if err := in.beginWaiting(time.Now().Add(in.d.ConfirmBy)); err != nil {
+	until := time.Now().Add(in.d.ConfirmBy)
+	if err := in.beginWaiting(until); err != nil {
 		return err
 	}
 	defer in.endWaiting()
-	if err := in.awaitConfirmation(ctx); err != nil {
+	if in.d.Waiting != nil {
+		in.d.Waiting(in.Generation.Number, until)
+	}
+	err := in.awaitConfirmation(ctx)
+	if err == nil {
+		err = in.stillWell(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	return in.becomeCurrent()
@@ -198,7 +206,7 @@ func (in *Instance) awaitConfirmation(ctx context.Context) error {
 	in.d.log().Info("waiting to be confirmed", "generation", in.Generation.Number, "for", in.d.ConfirmBy)
 	ctx, cancel := context.WithTimeoutCause(ctx, in.d.ConfirmBy, errUnconfirmed)
 	defer cancel()
-	ctx, release := in.whileAlive(ctx)
+	ctx, release := in.whileWell(ctx)
 	defer release()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -219,6 +227,9 @@ func (in *Instance) awaitConfirmation(ctx context.Context) error {
 	}
 }
 
+// stillWell returns why the instance, which was healthy, is not any more.
+func (in *Instance) stillWell(ctx context.Context) error { return in.watch(ctx, time.Nanosecond) }
+
 // becomeCurrent moves the pointer, which is what counts; a process that is killed right after it has confirmed all the
 // same.
 func (in *Instance) becomeCurrent() error {
@@ -229,9 +240,9 @@ func (in *Instance) becomeCurrent() error {
 	return in.d.point(in.Generation.Number)
 }
 
-// settleConfirmation makes current what somebody has confirmed while, or right before, the process that waited for that
+// settleConfirmation makes current what somebody has confirmed, and is healthy, while, or right before, the process that waited for that
 // was killed. Otherwise nothing waits any more.
-func (d *Deployment) settleConfirmation() error {
+func (d *Deployment) settleConfirmation(ctx context.Context) error {
 	in, err := d.candidate()
 	if err != nil || in == nil {
 		return err
@@ -240,7 +251,7 @@ func (d *Deployment) settleConfirmation() error {
 		return nil
 	}
 	defer in.endWaiting()
-	if !in.Alive() || in.record.Stopping || !in.approved() {
+	if !in.Alive() || in.record.Stopping || !in.approved() || in.stillWell(ctx) != nil {
 		return nil
 	}
 	return in.becomeCurrent()

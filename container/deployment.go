@@ -46,6 +46,8 @@ type Deployment struct {
 	// is taken back; 0 confirms it at once. To have it confirmed by itself after a
 	// delay, let its Schedule have a longer Window.
 	ConfirmBy time.Duration
+	// Waiting is told when a healthy generation begins to wait for that, and until when; nil tells nobody.
+	Waiting func(generation int, until time.Time)
 	// Keep says which generations stay; the zero value keeps all.
 	Keep Retention
 	// MayFetch names the services that may fetch code from elsewhere when they start; others
@@ -70,11 +72,12 @@ type Deployment struct {
 	Runners map[string]Runner
 	// Who does things, and Why, are for the lease and the ledger, where a [Revision] does not say; may be empty.
 	Who, Why string
-	// Logger is told of each step; nil discards.
+	// Logger is told of each step and, at the level of debugging, of each probe that fails; nil discards.
 	Logger *slog.Logger
 
 	places       map[string]string // where the file has what, such as "mount state"; nil for none
 	live         string            // the state directory of what this one runs beside; empty for none
+	proven       bool              // what is gone back to was confirmed before, and need not be again
 	socket       string            // of Shepherd, inside the container; empty means shepherdSockets
 	unprivileged bool              // a test's launcher needs no root
 }

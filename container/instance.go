@@ -119,6 +119,7 @@ func (in *Instance) willStop() error {
 // which must be called, does that. A halted container writes nothing, listens nowhere, and has no address.
 func (in *Instance) halt(ctx context.Context) (clear func() error) {
 	asked := time.Now()
+	in.d.log().Info("stopping the container", "generation", in.Generation.Number)
 	patience, cancel := context.WithTimeoutCause(ctx, in.handling().StopTimeout, errStubborn)
 	defer cancel()
 	if err := in.terminate(patience); err != nil {

@@ -80,8 +80,14 @@ func TestPromote(t *testing.T) {
 
 	// What is unwell there, as its probes did not ask, or cannot be asked, is good for nobody.
 	probes := ci.Probes
-	ci.Probes = Probes{Alive{}}
 	for reply, why := range map[string]string{"status-dies.sexp": "test is unwell: service", "not-found.sexp": "test may be unwell: its shepherd cannot be asked"} {
+		ci.Probes = Probes{probeFunc(func() error { // what listened there before was well
+			services, err := ShepherdAt(ci.socket).Services(t.Context())
+			if (err != nil) != (reply == "not-found.sexp") || err == nil && len(Probes{}.unwell(services)) == 0 {
+				return errors.New("it does not listen yet")
+			}
+			return nil
+		})}
 		mustApply(t, ci, script(t, ci, "works", reply))
 		if err := refused(); !strings.Contains(err.Error(), why) {
 			t.Errorf("error %v, want %s", err, why)

@@ -9,7 +9,8 @@ import (
 // RollBack makes an older generation run again, with the mounts, environment and probes it
 // had then, by the same way as any other: it becomes a new generation. Number 0 is the
 // last healthy one before the current that is not the same thing, and that nobody has gone back from
-// already. Of the revision only who, why, and RestoreState count.
+// already. Nobody needs to confirm it again, unless somebody has gone back from it. Of the revision only who, why, and
+// RestoreState count.
 func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*Generation, error) {
 	current, err := d.Current()
 	if err != nil {
@@ -27,6 +28,7 @@ func (d *Deployment) RollBack(ctx context.Context, number int, rev Revision) (*G
 	if !old.Started.IsZero() {
 		then.Follows = nil // it was confirmed here
 	}
+	then.proven = old.well()
 	if rev.RestoreState {
 		if rev.snapshotOf, then.Switch.Snapshot, err = d.stateOf(old); err != nil {
 			return nil, d.failed(notBegun(err), err)

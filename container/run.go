@@ -111,7 +111,9 @@ type Status struct {
 	Wanted    bool        // something ought to run
 	Beside    *Instance   // runs, too: on trial, or kept to return to; nil for none
 	Since     time.Time   // when what runs was started
-	Services  []Service   // of what runs
+	// WaitsUntil is when one that is healthy and waits for [Deployment.Confirm] is taken back; zero if none waits.
+	WaitsUntil time.Time
+	Services   []Service // of what runs
 	// Unwell are those that are not as they should be, once it is confirmed: of one on trial they may be coming up.
 	Unwell []*ServiceError
 	// Trouble is why shepherd could not be asked for Services; nil if it could.
@@ -151,6 +153,11 @@ func (d *Deployment) addRunning(ctx context.Context, s *Status) error {
 		return err
 	}
 	s.Confirmed = s.Current != nil && s.Current.Number == r.Generation
+	if trial, err := d.candidate(); err == nil && trial != nil && (s.Current == nil || trial.Generation.Number != s.Current.Number) {
+		if until, err := trial.waitsUntil(); err == nil { // else it does not
+			s.WaitsUntil = until
+		}
+	}
 	if s.Services, s.Trouble = in.services(ctx); s.Trouble == nil && s.Confirmed {
 		s.Unwell = in.Generation.Probes.unwell(s.Services)
 	}

@@ -57,7 +57,7 @@ func (s standing) stop(ctx context.Context) (cleared func(), err error) {
 // settle finds out what there is, and clears away what a process that was
 // killed, or a machine that went down, has left half done.
 func (d *Deployment) settle(ctx context.Context) (standing, error) {
-	d.complain("finish a confirmation", d.settleConfirmation())
+	d.complain("finish a confirmation", d.settleConfirmation(context.WithoutCancel(ctx)))
 	current, err := d.Current()
 	if err != nil {
 		return standing{}, err

@@ -231,7 +231,7 @@ func TestSideBySideConfirmByHand(t *testing.T) {
 
 	// So does the one that was kept, when it is returned to.
 	go func() {
-		_, err := e.RollBack(t.Context(), 1, Revision{})
+		_, err := e.Apply(t.Context(), Revision{Script: one.Script})
 		done <- err
 	}()
 	await(t, func() bool { return d.Confirm(t.Context()) == nil })

@@ -80,6 +80,7 @@ func (d *Deployment) takeSnapshot(ctx context.Context, g *Generation, of int) (s
 		return 0, err
 	}
 	for i, m := range mounts {
+		d.log().Info("copying state", "mount", m.Name)
 		if err := copyTree(ctx, m.Source, d.snapshotPath(g.Number, strconv.Itoa(i))); err != nil {
 			return 0, err
 		}
