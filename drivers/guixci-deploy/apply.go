@@ -68,7 +68,6 @@ func (d *driver) buildSystem(ctx context.Context, c *change, file *container.Fil
 	if err != nil {
 		return err
 	}
-	progress := cli.NewProgress(d.stderr)
 	var log io.Writer
 	if d.verbose {
 		log = d.stderr
@@ -78,9 +77,9 @@ func (d *driver) buildSystem(ctx context.Context, c *change, file *container.Fil
 		return err
 	}
 	c.close = p.Close
-	progress.Step("building " + file.System.File)
+	d.progress.Step("building " + file.System.File)
 	c.Script, err = p.Container(ctx, lock, guixci.System(file.System))
-	progress.Done()
+	d.progress.Done()
 	if err != nil {
 		return errors.Join(unbuilt(file, err), p.Close())
 	}
@@ -172,7 +171,9 @@ func (d *driver) applyCommand() *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, change.close()) }()
-			err = d.conclude(change.Apply(c.Context(), change.Revision))
+			err = d.conclude(during(d, "deploying", change.Deployment, func() (*container.Generation, error) {
+				return change.Apply(c.Context(), change.Revision)
+			}))
 			return d.supervised(change.Deployment, args[0], err)
 		},
 	})
@@ -216,7 +217,9 @@ func (d *driver) goTo(ctx context.Context, name string, number int, state bool) 
 	}
 	pool := connect(dep)
 	defer func() { err = errors.Join(err, pool.Close()) }()
-	err = d.conclude(dep.RollBack(ctx, number, container.Revision{Who: d.author(), Why: d.why, RestoreState: state}))
+	err = d.conclude(during(d, "going back in", dep, func() (*container.Generation, error) {
+		return dep.RollBack(ctx, number, container.Revision{Who: d.author(), Why: d.why, RestoreState: state})
+	}))
 	return d.supervised(dep, name, err)
 }
 

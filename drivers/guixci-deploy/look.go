@@ -41,7 +41,8 @@ type status struct {
 	Since      time.Time             `json:"since,omitzero"`
 	Confirmed  bool                  `json:"confirmed"`
 	ComingUp   bool                  `json:"coming_up,omitempty"`
-	Beside     int                   `json:"beside,omitempty"` // generation that runs, too; 0 for none
+	WaitsUntil time.Time             `json:"waits_until,omitzero"` // to be confirmed
+	Beside     int                   `json:"beside,omitempty"`     // generation that runs, too; 0 for none
 	Wanted     bool                  `json:"wanted"`
 	Services   []service             `json:"services,omitempty"`
 	Trouble    string                `json:"trouble,omitempty"`
@@ -73,7 +74,7 @@ func (d *driver) statusCommand() *cobra.Command {
 }
 
 func statusOf(name string, s *container.Status) status {
-	a := status{Deployment: name, Current: s.Current, Confirmed: s.Confirmed, ComingUp: s.ComingUp, Wanted: s.Wanted, Since: s.Since, Holder: s.Holder}
+	a := status{Deployment: name, Current: s.Current, Confirmed: s.Confirmed, ComingUp: s.ComingUp, Wanted: s.Wanted, Since: s.Since, WaitsUntil: s.WaitsUntil, Holder: s.Holder}
 	if s.Running != nil {
 		a.Running, a.PID = s.Running.Generation.Number, s.Running.Process.PID
 	}
@@ -114,6 +115,9 @@ func (s status) print(w io.Writer) {
 	}
 	if s.Beside != 0 {
 		fmt.Fprintf(w, "  generation %d runs beside it\n", s.Beside)
+	}
+	if !s.WaitsUntil.IsZero() {
+		fmt.Fprintf(w, "  it waits for \"confirm\" until %s, and is taken back then\n", s.WaitsUntil.Format(time.RFC3339))
 	}
 	for _, one := range s.Services {
 		if one.Problem != "" {
@@ -163,7 +167,7 @@ func (d *driver) execCommand() *cobra.Command {
 func (d *driver) startCommand() *cobra.Command {
 	return d.on("start NAME", "Start the current generation, after a stop or a boot", cobra.ExactArgs(1),
 		func(c *cobra.Command, dep *container.Deployment, _ []string) error {
-			in, err := dep.Start(c.Context())
+			in, err := during(d, "starting", dep, func() (*container.Instance, error) { return dep.Start(c.Context()) })
 			if err != nil {
 				return err
 			}
@@ -175,7 +179,10 @@ func (d *driver) startCommand() *cobra.Command {
 
 func (d *driver) stopCommand() *cobra.Command {
 	return d.on("stop NAME", "Stop the container; it stays so until start or apply", cobra.ExactArgs(1),
-		func(c *cobra.Command, dep *container.Deployment, _ []string) error { return dep.Stop(c.Context()) })
+		func(c *cobra.Command, dep *container.Deployment, _ []string) error {
+			_, err := during(d, "stopping", dep, func() (bool, error) { return true, dep.Stop(c.Context()) })
+			return err
+		})
 }
 
 func (d *driver) restartCommand() *cobra.Command {

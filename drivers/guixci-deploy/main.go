@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -37,7 +39,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	d := &driver{stdout: stdout, stderr: stderr}
+	d := &driver{stdout: stdout, stderr: stderr, progress: cli.NewProgress(stderr)}
 	root := d.command()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -53,6 +55,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // A driver is one run of the program.
 type driver struct {
 	stdout, stderr io.Writer
+	progress       *cli.Progress // on stderr
 
 	file, environment, state string
 	script, guix, who, why   string
@@ -234,31 +237,50 @@ func (d *driver) place(dep *container.Deployment, name string) error {
 			return err
 		}
 	}
-	dep.Logger = slog.New(complainer{d.stderr})
+	dep.Logger = slog.New(teller{d.progress})
+	dep.Waiting = func(generation int, until time.Time) {
+		d.progress.Line("%s: generation %d of %s is healthy, and is taken back at %s unless \"confirm\" comes before",
+			program, generation, dep.Name, until.Format(time.RFC3339))
+	}
 	if d.verbose {
 		dep.Logger = slog.New(slog.NewTextHandler(d.stderr, nil))
 	}
 	return nil
 }
 
-// A complainer tells people what could not be done, and nothing else, such as that the ledger was not written.
-type complainer struct{ stderr io.Writer }
+// A teller shows people on a terminal what is being done, and tells them of what could not be, such as that the ledger
+// was not written.
+type teller struct{ progress *cli.Progress }
 
-func (c complainer) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= slog.LevelError
+func (t teller) Enabled(context.Context, slog.Level) bool { return true }
+func (t teller) WithAttrs([]slog.Attr) slog.Handler       { return t }
+func (t teller) WithGroup(string) slog.Handler            { return t }
+func (t teller) Handle(_ context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		t.progress.Line("%s: %s", program, textOf(r, "error"))
+		return nil
+	}
+	t.progress.Detail("%s", textOf(r, "generation", "command", "mount", "probe", "error"))
+	return nil
 }
-func (c complainer) WithAttrs([]slog.Attr) slog.Handler { return c }
-func (c complainer) WithGroup(string) slog.Handler      { return c }
-func (c complainer) Handle(_ context.Context, r slog.Record) error {
+
+// textOf returns what a record says, with those of its attributes.
+func textOf(r slog.Record, keys ...string) string {
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "error" {
+		if slices.Contains(keys, a.Key) {
 			text += ": " + a.Value.String()
 		}
 		return true
 	})
-	_, err := fmt.Fprintf(c.stderr, "%s: %s\n", program, text)
-	return err
+	return text
+}
+
+// during shows what is being done to a deployment while it goes on.
+func during[T any](d *driver, doing string, dep *container.Deployment, do func() (T, error)) (T, error) {
+	d.progress.Step(doing + " " + dep.Name)
+	defer d.progress.Done()
+	return do()
 }
 
 // runners are what the field "runner" of a deployment file may name.

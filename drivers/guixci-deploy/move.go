@@ -38,7 +38,8 @@ func (d *driver) promoteCommand() *cobra.Command {
 			p.AllowDowngrade, p.AllowUnconfirmed, p.Force = d.downgrade, d.unconfirmed, d.retry
 			target := *d
 			target.environment = to
-			return target.supervised(dep, args[0], d.conclude(dep.Promote(c.Context(), p)))
+			err = d.conclude(during(d, "deploying", dep, func() (*container.Generation, error) { return dep.Promote(c.Context(), p) }))
+			return target.supervised(dep, args[0], err)
 		},
 	}
 	c.Flags().StringVar(&from, "from", "", "the environment that is followed, such as cd")
