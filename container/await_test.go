@@ -41,7 +41,7 @@ func TestSchedule(t *testing.T) {
 				})
 				a := &awaiting{probes: Probes{probe}, memory: make([]any, 1), schedule: schedule.withDefaults(), begin: time.Now()}
 				for {
-					done, err := a.check(t.Context(), nil)
+					done, err := a.check(t.Context(), &Instance{d: new(Deployment)})
 					if done || err != nil {
 						if done != c.healthy || n != c.after {
 							t.Errorf("after %d checks: healthy %v, error %v", n, done, err)
@@ -65,16 +65,16 @@ func TestScheduleForgetsTheStart(t *testing.T) {
 		up := errors.New("not up")
 		other := probeFunc(func() error { return up })
 		a := &awaiting{probes: Probes{services, other}, memory: make([]any, 2), schedule: Schedule{StartPeriod: time.Minute, Threshold: 1}.withDefaults(), begin: time.Now()}
-		if _, err := a.check(t.Context(), nil); err != nil {
+		if _, err := a.check(t.Context(), &Instance{d: new(Deployment)}); err != nil {
 			t.Fatal(err)
 		}
 		web.Respawns = append(web.Respawns, time.Now())
 		up = nil
-		if _, err := a.check(t.Context(), nil); err != nil || !a.started {
+		if _, err := a.check(t.Context(), &Instance{d: new(Deployment)}); err != nil || !a.started {
 			t.Fatalf("a respawn in the start period counts: %v", err)
 		}
 		web.Respawns = append(web.Respawns, time.Now())
-		if _, err := a.check(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "1 respawn since it was well") {
+		if _, err := a.check(t.Context(), &Instance{d: new(Deployment)}); err == nil || !strings.Contains(err.Error(), "1 respawn since it was well") {
 			t.Errorf("a respawn after it does not: %v", err)
 		}
 	})
@@ -93,7 +93,7 @@ func TestProbeTimeout(t *testing.T) {
 		hangs := ctxProbe(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		a := &awaiting{probes: Probes{hangs}, memory: make([]any, 1), schedule: Schedule{Threshold: 1}.withDefaults()}
 		begin := time.Now()
-		_, err := a.check(t.Context(), nil)
+		_, err := a.check(t.Context(), &Instance{d: new(Deployment)})
 		var unhealthy *UnhealthyError
 		if !errors.As(err, &unhealthy) || !strings.Contains(err.Error(), "no answer within 5s") {
 			t.Errorf("error %v", err)
