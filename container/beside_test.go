@@ -60,9 +60,9 @@ func TestRunBeside(t *testing.T) {
 
 	// what it may not have
 	for says, as := range map[string]Beside{
-		"has no mount":                 {Sources: map[string]string{"nonsense": copied}},
-		"would destroy what they keep": {Ports: []int{port}},
-		"mount source does not exist":  {Sources: map[string]string{"state": "/nonsense"}},
+		"has no mount": {Sources: map[string]string{"nonsense": copied}},
+		"generation 2 of the deployment in " + d.Dir + " writes to": {Ports: []int{port}},
+		"mount source does not exist":                               {Sources: map[string]string{"state": "/nonsense"}},
 	} {
 		if err := d.RunBeside(t.Context(), one.Number, as, nil); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("error %v, want %q", err, says)

@@ -3,10 +3,10 @@ package container
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -157,13 +157,33 @@ func (e Environment) texts() map[string]string {
 func (p Probes) texts() map[string]string {
 	texts := make(map[string]string)
 	for _, probe := range p {
-		text, err := json.Marshal(probe)
-		if err != nil || kindOf(probe) == "" {
-			continue
+		if name := probe.String(); kindOf(probe) != "" {
+			texts[name] = strings.TrimPrefix(texts[name]+"; "+conditions(probe), "; ")
 		}
-		texts[probe.String()] = strings.TrimPrefix(texts[probe.String()]+" "+string(text), " ")
 	}
 	return texts
+}
+
+// conditions says what else a probe wants than what its name has, which is what cannot be left out.
+func conditions(p Probe) string {
+	var all []string
+	v := reflect.ValueOf(p)
+	for i := range v.NumField() {
+		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if option == "" || v.Field(i).IsZero() {
+			continue
+		}
+		text := strings.ReplaceAll(name, "_", " ")
+		switch value := v.Field(i).Interface().(type) {
+		case bool:
+		case []string:
+			text += " " + strings.Join(value, ", ")
+		default:
+			text += fmt.Sprintf(" %v", value)
+		}
+		all = append(all, text)
+	}
+	return cmp.Or(strings.Join(all, ", "), "must pass")
 }
 
 // changeTexts say how the generation was, or would be, switched to, and how it is handled.

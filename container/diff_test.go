@@ -51,7 +51,7 @@ func TestDiff(t *testing.T) {
 		Shares:      []Mount{{Name: "state", Source: "/cd/state", Target: "/state"}},
 		Environment: Environment{Name: "cd", Settings: map[string]string{"PORT": "80", "DEBUG": "1"}, Secrets: []Secret{{Name: "key", File: "/cd/key"}}},
 		Channels:    []Channel{{Name: "guix", Commit: "aaa"}, {Name: "same", Commit: "ccc"}},
-		Probes:      Probes{AllServices{}, HTTP{URL: "http://a/", Contains: "old"}},
+		Probes:      Probes{AllServices{}, HTTP{URL: "http://a/", Contains: "old", Within: 2 * time.Second}},
 	}
 	new := &Generation{
 		Script: c.system(t, `(quasiquote ("web" #f "web" () "" "/var" #f (unquote "nologin") #f #t))`,
@@ -60,7 +60,7 @@ func TestDiff(t *testing.T) {
 		Shares:      []Mount{{Name: "state", Source: "/production/state", Target: "/state"}},
 		Environment: Environment{Name: "production", Settings: map[string]string{"PORT": "81"}, Secrets: []Secret{{Name: "key", File: "/p/key"}}},
 		Channels:    []Channel{{Name: "guix", Commit: "bbb"}, {Name: "same", Commit: "ccc"}},
-		Probes:      Probes{AllServices{}, HTTP{URL: "http://a/", Contains: "new"}, TCP{Address: "a:1"}},
+		Probes:      Probes{AllServices{}, HTTP{URL: "http://a/", Contains: "new", Within: 2 * time.Second, Inside: true}, TCP{Address: "a:1"}},
 		Schedule:    Schedule{StartPeriod: 2 * time.Minute},
 		Switch:      Switch{Hooks: []Hook{{Command: []string{"/bin/migrate", "--up"}}}, Snapshot: []string{"state"}},
 	}
@@ -80,8 +80,8 @@ func TestDiff(t *testing.T) {
 - setting DEBUG: 1
 ~ setting PORT: 80 -> 81
 ~ secret key: /cd/key, for 0:0 -> /p/key, for 0:0
-~ probe http http://a/: {"url":"http://a/","contains":"old"} -> {"url":"http://a/","contains":"new"}
-+ probe tcp a:1: {"address":"a:1"}
+~ probe http http://a/: contains old, within 2s -> contains new, within 2s, inside
++ probe tcp a:1: must pass
 + binding hook 1: /bin/migrate --up
 ~ binding schedule: start period 1m0s, interval 1s, timeout 5s, window 3s, threshold 3 -> start period 2m0s, interval 1s, timeout 5s, window 3s, threshold 3
 + binding snapshot: state

@@ -164,12 +164,13 @@ func toBool(to *bool) func(form) error {
 
 func toDuration(to *time.Duration) func(form) error {
 	return func(f form) error {
-		text, err := f.only()
-		if err != nil {
-			return err
+		if len(f.args) != 1 {
+			return f.errorf("wants one value, has %d", len(f.args))
 		}
-		if *to, err = time.ParseDuration(text); err != nil || *to < 0 {
-			return f.errorAt(0, "%q is not a time such as \"90s\" or \"1m30s\"", text)
+		text, _ := f.args[0].(sexp.String)
+		var err error
+		if *to, err = time.ParseDuration(string(text)); err != nil || *to < 0 {
+			return f.errorAt(0, "%.40s is not a time such as \"90s\" or \"1m30s\"", f.args[0])
 		}
 		return nil
 	}
@@ -178,16 +179,17 @@ func toDuration(to *time.Duration) func(form) error {
 // toSize reads "64G" and the like, in powers of 1024. The unit must be there: nobody means bytes.
 func toSize(to *int64) func(form) error {
 	return func(f form) error {
-		text, err := f.only()
-		if err != nil {
-			return err
+		if len(f.args) != 1 {
+			return f.errorf("wants one value, has %d", len(f.args))
 		}
+		value, _ := f.args[0].(sexp.String)
+		text := string(value)
 		digits := strings.TrimRight(text, "KMGT")
 		n, err := strconv.ParseInt(digits, 10, 64)
 		shift := map[string]int{"K": 10, "M": 20, "G": 30, "T": 40}
 		by, known := shift[text[len(digits):]]
 		if err != nil || !known || n < 0 || n > 1<<62>>by {
-			return f.errorAt(0, "%q is not a size such as \"512M\" or \"64G\"", text)
+			return f.errorAt(0, "%.40s is not a size such as \"512M\" or \"64G\"", f.args[0])
 		}
 		*to = n << by
 		return nil

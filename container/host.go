@@ -131,7 +131,7 @@ func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standin
 		return err
 	}
 	refuse("fetch", next.checkFetches(d.handlingOf(g).MayFetch))
-	owners := checkOwners(g, next)
+	owners := d.checkOwners(g, next)
 	refuse("owner", owners)
 	if owners == nil {
 		refuse("ids", d.checkIDs(ctx, g, next, was))
@@ -139,8 +139,9 @@ func (d *Deployment) checkSystem(ctx context.Context, g *Generation, was standin
 	return nil
 }
 
-func checkOwners(g *Generation, s *System) error {
+func (d *Deployment) checkOwners(g *Generation, s *System) error {
 	var errs []error
+	refuse := func(m Mount, err error) { errs = append(errs, d.placing("mount "+m.Name, err)) }
 	for _, m := range g.Shares {
 		if m.Owner == "" {
 			continue
@@ -150,7 +151,7 @@ func checkOwners(g *Generation, s *System) error {
 			want, known = n, true
 		}
 		if !known {
-			errs = append(errs, fmt.Errorf("mount %q should belong to %s, and the system has no such account", m.Source, m.Owner))
+			refuse(m, fmt.Errorf("mount %q should belong to %s, and the system has no such account", m.Source, m.Owner))
 			continue
 		}
 		var st unix.Stat_t
@@ -158,9 +159,9 @@ func checkOwners(g *Generation, s *System) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // which is another check's
 		case err != nil:
-			errs = append(errs, err)
+			refuse(m, err)
 		case int(st.Uid) != want:
-			errs = append(errs, fmt.Errorf("mount %q belongs to user %d, and should to %s, who is user %d in the container", m.Source, st.Uid, m.Owner, want))
+			refuse(m, fmt.Errorf("mount %q belongs to user %d, and should to %s, who is user %d in the container", m.Source, st.Uid, m.Owner, want))
 		}
 	}
 	return errors.Join(errs...)

@@ -2,6 +2,7 @@ package container
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -162,7 +163,7 @@ func (d *Deployment) checkState(g *Generation) error {
 			}
 			isMine, pidFile := o.origin(mine)
 			if !isMine && !below(pidFile, d.path("generations")) && !(d.isRelative(pidFile) && m.Concurrent) {
-				refuse(o.String(), at, m)
+				refuse(cmp.Or(generationOf(pidFile), o.String()), at, m)
 			}
 		}
 	}
@@ -175,7 +176,7 @@ func (d *Deployment) checkState(g *Generation) error {
 		for _, m := range g.Shares {
 			for _, other := range shares {
 				if overlap(m.Source, other) && !(d.isRelative(pidFile) && m.Concurrent) {
-					refuse(fmt.Sprintf("container of launcher %d", pid), other, m)
+					refuse(cmp.Or(generationOf(pidFile), fmt.Sprintf("container of launcher %d", pid)), other, m)
 				}
 			}
 		}
@@ -221,6 +222,18 @@ func sharesIn(line []byte) (shares []string, pidFile string) {
 		return nil, ""
 	}
 	return shares, pidFile
+}
+
+// generationOf says which generation has a pid file; it is empty for what is none of ours.
+func generationOf(pidFile string) string {
+	run, file := filepath.Split(pidFile)
+	generation, dir := filepath.Split(filepath.Clean(run))
+	all, number := filepath.Split(filepath.Clean(generation))
+	deployment, generations := filepath.Split(filepath.Clean(all))
+	if file != "pid" || dir != "run" || generations != "generations" {
+		return ""
+	}
+	return fmt.Sprintf("generation %s of the deployment in %s", number, filepath.Clean(deployment))
 }
 
 // below reports whether a file is below a directory.

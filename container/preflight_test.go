@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -238,7 +239,9 @@ func TestPreflightIDs(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantRefusal(t, d, two, "ids", kept+" belongs to user 999, which is keeper, who would be 998")
-		wantRefusal(t, d, one, "owner", "belongs to user 998")
+		d.places = map[string]string{"mount " + d.Shares[0].Name: "d.scm:3:1"}
+		wantRefusal(t, d, one, "owner", fmt.Sprintf("d.scm:3:1: mount %q belongs to user 998", state))
+		d.places = nil
 	}
 	d.Shares[0].Owner = "nobody-knows"
 	wantRefusal(t, d, two, "owner", "no such account")

@@ -137,13 +137,8 @@ func (d *Deployment) Import(ctx context.Context, r io.Reader, carrier Carrier, w
 }
 
 func (d *Deployment) take(ctx context.Context, r io.Reader, carrier Carrier, who, why string) error {
-	lease, err := d.acquire(who, cmp.Or(why, "import"))
-	if err != nil {
+	if err := d.checkUntaken(); err != nil {
 		return err
-	}
-	defer lease.Release()
-	if _, err := os.Stat(d.path("ledger.jsonl")); !errors.Is(err, fs.ErrNotExist) {
-		return cmp.Or(err, decline("%s is a deployment already", d.Dir))
 	}
 	from := bufio.NewReader(r)
 	p, err := readParcel(from, carrier)
@@ -158,10 +153,44 @@ func (d *Deployment) take(ctx context.Context, r io.Reader, carrier Carrier, who
 	if err != nil {
 		return err
 	}
+	if err := p.check(); err != nil {
+		return err
+	}
+	lease, err := d.acquire(who, cmp.Or(why, "import")) // only now: what is not accepted leaves nothing behind
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	if err := d.checkUntaken(); err != nil { // by somebody else meanwhile
+		return err
+	}
 	if err := d.unpack(ctx, p); err != nil {
 		return err
 	}
 	return d.enter(Entry{Event: WasImported, Generation: p.Current, Who: who, Why: why, Detail: "from " + p.Name})
+}
+
+// checkUntaken returns why nothing can be imported.
+func (d *Deployment) checkUntaken() error {
+	if _, err := os.Stat(d.path("ledger.jsonl")); !errors.Is(err, fs.ErrNotExist) {
+		return cmp.Or(err, decline("%s is a deployment already", d.Dir))
+	}
+	return nil
+}
+
+// check returns why it cannot be unpacked, once its items ought to be in the store.
+func (p *parcel) check() error {
+	for _, g := range p.Generations {
+		if g.Number < 1 {
+			return &ImportError{fmt.Errorf("generation %d", g.Number)}
+		}
+	}
+	for _, item := range p.Items {
+		if _, err := os.Stat(item); err != nil {
+			return &ImportError{fmt.Errorf("item is missing: %w", err)}
+		}
+	}
+	return nil
 }
 
 // readParcel reads what precedes the store items, and believes nothing that is not signed.
@@ -194,9 +223,6 @@ func readParcel(r *bufio.Reader, carrier Carrier) (*parcel, error) {
 // unpack writes everything down, roots first. The ledger comes last: with it, it is done.
 func (d *Deployment) unpack(ctx context.Context, p *parcel) error {
 	for _, g := range p.Generations {
-		if g.Number < 1 {
-			return &ImportError{fmt.Errorf("generation %d", g.Number)}
-		}
 		if err := os.MkdirAll(d.generationPath(g.Number), 0o700); err != nil {
 			return err
 		}
@@ -207,11 +233,6 @@ func (d *Deployment) unpack(ctx context.Context, p *parcel) error {
 		}
 		if err := d.writeGeneration(g); err != nil {
 			return err
-		}
-	}
-	for _, item := range p.Items {
-		if _, err := os.Stat(item); err != nil {
-			return &ImportError{fmt.Errorf("item is missing: %w", err)}
 		}
 	}
 	if p.Current != 0 {

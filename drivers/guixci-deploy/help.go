@@ -52,7 +52,8 @@ WHEN IT IS HEALTHY
     (tls "HOST:PORT" (certificates FILE) (valid-for "168h"))
   (schedule (start-period "1m") (window "3s") (interval "1s") (timeout "5s") (threshold 3))
                       failures in the start period do not count; then all must pass for the
-                      window, in which so many failures in a row are too many
+                      window, before which so many failures, in a row or not, are too many;
+                      a long window is a confirmation after a delay
   (confirm-by "10m")  taken back unless "confirm" comes by then
 
 HOW IT TAKES THE PLACE OF THE ONE BEFORE

@@ -19,6 +19,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -162,7 +163,7 @@ func misuse(args []string) error {
 func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return &cli.MisuseError{Err: err}
+			return &cli.MisuseError{Err: fmt.Errorf("%w; usage: %s", err, c.UseLine())}
 		}
 		return nil
 	}
@@ -295,9 +296,24 @@ func (d *driver) existing(name string) (*container.Deployment, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(dep.Dir); err != nil {
-		return nil, usage(fmt.Errorf("no deployment %q here: %w", dep.Name, err))
+		return nil, usage(fmt.Errorf("no deployment %q here%s: %w", dep.Name, d.environmentsOf(name), err))
 	}
 	return dep, nil
+}
+
+// environmentsOf says in which environments there is a deployment, for who has named none that there is.
+func (d *driver) environmentsOf(name string) string {
+	all, _ := d.all() // without it the message is shorter
+	var there []string
+	for _, dep := range all {
+		if environment, ok := strings.CutPrefix(dep.Name, name+"-"); ok {
+			there = append(there, environment)
+		}
+	}
+	if len(there) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", but in --environment %s", strings.Join(there, ", or "))
 }
 
 // print prints an answer: as JSON, or for people.
