@@ -63,8 +63,10 @@ func (p *proxy) forward(from *net.TCPConn) {
 
 // A crowd asks a hundred times a second until it is stopped, and counts.
 type crowd struct {
-	stop context.CancelFunc
-	wait sync.WaitGroup
+	stop  context.CancelFunc
+	wait  sync.WaitGroup
+	asked int           // good once it has stopped
+	took  time.Duration // likewise
 
 	mu      sync.Mutex // guards what follows
 	answers map[string]int
@@ -79,14 +81,16 @@ func startCrowd(t *testing.T, url string) *crowd {
 	c.wait.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
-		for n := 0; ctx.Err() == nil; n++ {
+		begin := time.Now()
+		for ; ctx.Err() == nil; c.asked++ {
 			page := url
-			if n%400 == 0 {
+			if c.asked%400 == 0 {
 				page += "slow" // takes a second, in which the others wait
 			}
 			c.wait.Go(func() { c.ask(client, page) })
 			<-tick.C
 		}
+		c.took = time.Since(begin)
 	})
 	t.Cleanup(func() { cancel(); c.wait.Wait() })
 	return c
@@ -174,7 +178,13 @@ func losesNothing(t *testing.T, d *Deployment, target string, scripts map[string
 	checkNothingLeft(t, d, kept)
 	c.stop()
 	c.wait.Wait()
-	t.Logf("answers %v", c.answers)
+	t.Logf("%d asked in %v, answers %v", c.asked, c.took, c.answers)
+	if rate := float64(c.asked) / c.took.Seconds(); rate < 90 {
+		t.Errorf("the crowd has asked %.1f times a second only", rate)
+	}
+	if ours := c.answers[one] + c.answers[two] + c.answers[three]; ours+len(c.lost) != c.asked {
+		t.Errorf("%d of %d answers are of the three", ours, c.asked)
+	}
 	if len(c.lost) > 0 || c.answers[one] == 0 || c.answers[three] == 0 {
 		t.Errorf("%d requests were lost, such as by %v; answers %v", len(c.lost), c.lost[:min(3, len(c.lost))], c.answers)
 	}
