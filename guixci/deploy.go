@@ -127,11 +127,14 @@ func (c Closures) Closure(ctx context.Context, item string) (items []container.I
 	return items, err
 }
 
-// Deployment gives d, before its first use, its place in the state directory and the
+// Deployment gives d, and whom it follows, before its first use, its place in the state directory, and d the
 // daemon to root generations with, where it has none of its own. It returns d.
 func (p *Pipeline) Deployment(d *container.Deployment) *container.Deployment {
 	if d.Dir == "" {
 		d.Dir = p.path("deployments", d.Name)
+	}
+	if d.Follows != nil && d.Follows.Dir == "" {
+		d.Follows.Dir = p.path("deployments", d.Follows.Name)
 	}
 	if d.Root == nil {
 		d.Root = p.roots.Link
