@@ -64,7 +64,7 @@ func (d *Deployment) acquire(who, why string) (*filelock.Lock, error) {
 	return l, nil
 }
 
-// demand is acquire for somebody who is going to stop or to replace what runs: a supervisor that tries to start
+// demand is acquire for somebody who is going to start, stop or replace what runs: a supervisor that tries to start
 // that, again and again, gives way.
 func (d *Deployment) demand(ctx context.Context, who, why string) (*filelock.Lock, error) {
 	lease, err := d.acquire(who, why)
@@ -126,7 +126,7 @@ func (d *Deployment) yielding(ctx context.Context) (_ context.Context, release f
 	return ctx, func() { cancel(nil); <-done; starting.Release() }, nil
 }
 
-var errGivesWay = errors.New("it gives way to somebody who stops or replaces the container")
+var errGivesWay = errors.New("it gives way to somebody who starts, stops or replaces the container")
 
 // Holder returns who changes the deployment just now, nil for nobody.
 func (d *Deployment) Holder() (*Holder, error) {

@@ -12,20 +12,20 @@ import (
 // Start makes the current generation run, and returns once it is healthy: after
 // [Deployment.Stop], a crash, or a boot of the machine. If it runs, nothing happens.
 func (d *Deployment) Start(ctx context.Context) (*Instance, error) {
-	in, err := d.startIf(ctx, Revision{Why: cmp.Or(d.Why, "start")}, func(standing) bool { return true })
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", d.Name, err)
+	rev := Revision{Why: cmp.Or(d.Why, "start")}
+	lease, err := d.demand(ctx, rev.Who, rev.Why)
+	if err == nil {
+		defer lease.Release()
+		var in *Instance
+		if in, err = d.startIf(ctx, rev, func(standing) bool { return true }); err == nil {
+			return in, nil
+		}
 	}
-	return in, nil
+	return nil, fmt.Errorf("start %s: %w", d.Name, err)
 }
 
-// startIf returns nil without an error if it may not.
+// startIf returns nil without an error if it may not. The caller has the lease.
 func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standing) bool) (*Instance, error) {
-	lease, err := d.acquire(rev.Who, rev.Why)
-	if err != nil {
-		return nil, err
-	}
-	defer lease.Release()
 	was, err := d.settle(ctx)
 	if err != nil || was.running != nil && !was.running.record.ComingUp || !may(was) {
 		return was.running, err

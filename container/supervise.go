@@ -265,7 +265,13 @@ func (d *Deployment) startAgain(ctx context.Context) (*Instance, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	in, err := d.startIf(ctx, Revision{Who: "supervisor", Why: "it ought to run"}, func(was standing) bool { return was.wanted })
+	rev := Revision{Who: "supervisor", Why: "it ought to run"}
+	lease, err := d.acquire(rev.Who, rev.Why)
+	if err != nil {
+		return nil, err
+	}
+	defer lease.Release()
+	in, err := d.startIf(ctx, rev, func(was standing) bool { return was.wanted })
 	if err != nil && context.Cause(ctx) == errGivesWay {
 		err = errGivesWay
 	}
