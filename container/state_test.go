@@ -367,7 +367,7 @@ func TestLedgerTells(t *testing.T) {
 			t.Errorf("plan of the first %+v, want %+v", p, line)
 		}
 	}
-	want := &Difference{SameScript: true, Lines: []Line{{Kind: OfSetting, Name: "A", New: "1"}, {Kind: OfProbe, Name: "process", New: "{}"}}}
+	want := &Difference{SameScript: true, Lines: []Line{{Kind: OfSetting, Name: "A", New: "1"}, {Kind: OfProbe, Name: "process", New: "must pass"}}}
 	if diff := cmp.Diff(want, history[2].Plan); diff != "" {
 		t.Error(diff)
 	}
