@@ -12,8 +12,8 @@ import (
 
 const module = "github.com/genenetwork/guixci/"
 
-// allowed says what each package may import of this module, beside internal/filelock and
-// internal/cgroup, which anybody may. What ends in "/…" stands for all packages below.
+// allowed says what each package may import of this module, beside those of
+// internal/ that anybody may. What ends in "/…" stands for all packages below.
 var allowed = map[string][]string{
 	"channel":             {"inferior/sexp"},
 	"channel/channeltest": {"channel", "inferior/sexp"},
@@ -43,13 +43,14 @@ var allowed = map[string][]string{
 	// What no importer sees serves drivers and tests and may use everything below them.
 	"internal/filelock": {},
 	"internal/cgroup":   {},
+	"internal/buffer":   {},
 	"internal/guixbox":  {"internal/guixbox/guixtest"},
 	"internal/…":        {"…"},
 	"examples/…":        {"…"},
 	"drivers/…":         {"…"},
 }
 
-var anybodys = []string{"internal/filelock", "internal/cgroup"}
+var anybodys = []string{"internal/filelock", "internal/cgroup", "internal/buffer"}
 
 // importers says which packages may import a module of others, on behalf of all.
 var importers = map[string][]string{

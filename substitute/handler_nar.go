@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/genenetwork/guixci/internal/buffer"
 	"github.com/genenetwork/guixci/substitute/nar"
 )
 
@@ -194,7 +195,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, contentType str
 	if r.Method == http.MethodHead {
 		return
 	}
-	held := newHeldWriter(&countedResponse{w, &h.metrics.bytes})
+	held := newHeldWriter(&countedResponse{w, &h.metrics.bytes}, size)
 	held.partial = partial
 	defer held.release()
 	err := write(held)
@@ -217,37 +218,39 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, contentType str
 // is told to finish. A response that fits into it entirely is sent with its
 // length.
 type heldWriter struct {
-	w    http.ResponseWriter
-	buf  []byte
-	sent bool // something left
+	w       http.ResponseWriter
+	buf     []byte
+	release func() // gives back buf
+	sent    bool   // something left
 
 	partial bool // the response is a part of what there is
 }
 
 // heldBytes is room for most archives: half of those in a store are smaller
-// than 25 KB, uncompressed.
+// than 25 KB, uncompressed. What does not fit anyway holds less for each slow client.
 const heldBytes = 64 << 10
 
 var heldBuffers = sync.Pool{New: func() any { return new([heldBytes]byte) }}
 
-func newHeldWriter(w http.ResponseWriter) *heldWriter {
-	return &heldWriter{w: w, buf: heldBuffers.Get().(*[heldBytes]byte)[:0]}
-}
-
-func (h *heldWriter) release() {
-	heldBuffers.Put((*[heldBytes]byte)(h.buf[:heldBytes]))
-	h.buf = nil
+// newHeldWriter is for a response of that size, -1 if it is not known. The caller has to call release.
+func newHeldWriter(w http.ResponseWriter, size int64) *heldWriter {
+	if size > heldBytes {
+		buf, release := buffer.Get()
+		return &heldWriter{w: w, buf: buf[:0], release: release}
+	}
+	buf := heldBuffers.Get().(*[heldBytes]byte)
+	return &heldWriter{w: w, buf: buf[:0], release: func() { heldBuffers.Put(buf) }}
 }
 
 func (h *heldWriter) Write(p []byte) (int, error) {
 	total := len(p)
 	for len(p) > 0 {
-		if len(h.buf) == heldBytes {
+		if len(h.buf) == cap(h.buf) {
 			if err := h.flush(); err != nil {
 				return total - len(p), err
 			}
 		}
-		n := copy(h.buf[len(h.buf):heldBytes], p)
+		n := copy(h.buf[len(h.buf):cap(h.buf)], p)
 		h.buf = h.buf[:len(h.buf)+n]
 		p = p[n:]
 	}
@@ -330,7 +333,9 @@ func (h *Handler) sendFile(w http.ResponseWriter, r *http.Request, archive io.Re
 	}
 	h.stream(w, r, "application/octet-stream", hdr.Size, false, func(held io.Writer) error {
 		sum := sha256.New()
-		if _, err := io.Copy(io.MultiWriter(sum, held), nr); err != nil {
+		buf, release := buffer.Get()
+		defer release()
+		if _, err := io.CopyBuffer(io.MultiWriter(sum, held), nr, buf); err != nil {
 			return err
 		}
 		if Hash(sum.Sum(nil)) != contents {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/nar"
 	"github.com/genenetwork/guixci/substitute/substitutetest"
 )
 
@@ -381,6 +383,58 @@ func TestHandlerStalledClients(t *testing.T) {
 	if left, _ := os.ReadDir(h.Spool); len(left) > 0 {
 		t.Errorf("files with names: %v", left)
 	}
+}
+
+// Many clients that take nothing of what is sent as it is cost little memory each.
+func TestHandlerStalledPlain(t *testing.T) {
+	contents := incompressible(6_000_000) // does not fit into the kernel's buffers
+	sum := sha256.Sum256([]byte(contents))
+	tree := filepath.Join(t.TempDir(), "tree")
+	if err := os.WriteFile(tree, []byte(contents), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var m substitutetest.Memory
+	info := m.Add(substitute.FlatPath("large", sum), substitutetest.FileNAR(contents), "")
+	url := serve(t, &substitute.Handler{Source: dumped{&m, tree}})
+	const clients, most = 250, 96 << 10 // bytes each; a third is of net/http and our side of the connection
+	for _, path := range []string{"/nar/" + info.StorePath.Base(), "/file/large/sha256/" + substitute.EncodeBase32(sum[:])} {
+		before := heap()
+		conns := make([]net.Conn, clients)
+		for i := range conns {
+			c := dialServer(t, url)
+			c.(*net.TCPConn).SetReadBuffer(4096)
+			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			conns[i] = c
+		}
+		if each := (heap() - before) / clients; each > most {
+			t.Errorf("%s: %d bytes for each client, want %d at most", path, each, most)
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+	}
+}
+
+// heap is how many bytes are in use.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // pools keep what they have through the first one
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// A dumped source has the contents of items in one tree.
+type dumped struct {
+	substitute.Source
+	tree string
+}
+
+func (d dumped) WriteNAR(_ context.Context, w io.Writer, _ *substitute.Info) error {
+	return nar.Dump(w, d.tree)
 }
 
 // What is compressed for all clients together keeps to its limit, and is forgotten with them. What has begun goes on

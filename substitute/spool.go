@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/genenetwork/guixci/internal/buffer"
 )
 
 // spools are archives compressed on demand, in files without names. Compressing
@@ -366,7 +368,7 @@ func (sp *spool) now() spoolState {
 // pass writes the archive to w, as it grows, except for the last bytes, which it
 // returns when the whole is known to be right.
 func (sp *spool) pass(ctx context.Context, w io.Writer, at *int64) (held []byte, err error) {
-	buf, release := spoolBuffer()
+	buf, release := buffer.Get()
 	defer release()
 	var off int64
 	for {
@@ -441,29 +443,7 @@ const (
 	// lastBytes are held back until the archive is known to be right: without
 	// them no client takes it for whole.
 	lastBytes = 16
-	// smallBuffer is what a slow client costs, besides its connection.
-	smallBuffer = 8 << 10
-	// largeBuffer is what makes few system calls. A few clients can have one, fast or not.
-	largeBuffer = 128 << 10
 )
-
-var (
-	smallBuffers = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
-	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
-	largeInUse   = make(chan struct{}, 16)
-)
-
-// spoolBuffer returns a large buffer if few are in use, else a small one.
-func spoolBuffer() (buf []byte, release func()) {
-	select {
-	case largeInUse <- struct{}{}:
-		b := largeBuffers.Get().(*[largeBuffer]byte)
-		return b[:], func() { largeBuffers.Put(b); <-largeInUse }
-	default:
-		b := smallBuffers.Get().(*[smallBuffer]byte)
-		return b[:], func() { smallBuffers.Put(b) }
-	}
-}
 
 // serveSpooled sends a large archive compressed.
 func (h *Handler) serveSpooled(w http.ResponseWriter, r *http.Request, c Compression, info *Info) {

@@ -7,20 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+
+	"github.com/genenetwork/guixci/internal/buffer"
 )
-
-const copyBuffer = 128 << 10
-
-var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
 // Dump writes the archive of the tree at path, which may be a file, a symbolic
 // link or a directory; links are not followed. Anything else in it is an error,
 // and so is a file whose size changes meanwhile.
 func Dump(w io.Writer, path string) error {
-	buf := copyBuffers.Get().(*[copyBuffer]byte)
-	defer copyBuffers.Put(buf)
-	d := dumper{root: path, nw: NewWriter(w), buf: buf[:]}
+	buf, release := buffer.Get()
+	defer release()
+	d := dumper{root: path, nw: NewWriter(w), buf: buf}
 	info, err := os.Lstat(path)
 	if err != nil {
 		return fmt.Errorf("dump tree: %w", err)

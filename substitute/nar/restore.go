@@ -91,6 +91,8 @@ func Remove(path string) error {
 	return nil
 }
 
+const copyBuffer = 128 << 10
+
 var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
 // modified is the time that all files in a store have.

@@ -6,7 +6,7 @@
 //	load nar URL METHOD CONNECTIONS         downloads all archives once
 //	load warm URL [DIRECTORY]               requests narinfos, and waits until the server's cache has all
 //	load once URL                           requests each narinfo once
-//	load stall URL CONNECTIONS              requests archives, and reads nothing
+//	load stall URL METHOD CONNECTIONS       requests archives, and reads nothing
 //
 // Items come on standard input, as "load items" prints them; results go to standard output, one
 // line each: NAME VALUE.
@@ -69,7 +69,7 @@ func run(args []string) error {
 	case "once":
 		return once(arg(1), items)
 	case "stall":
-		return stall(arg(1), items, number(2))
+		return stall(arg(1), arg(2), items, number(3))
 	}
 	return fmt.Errorf("unknown command %q", arg(0))
 }
@@ -275,12 +275,7 @@ func nars(address, method string, items []item, connections int) error {
 }
 
 func download(client *http.Client, address, method string, it item) (int64, error) {
-	if method == "none" {
-		method = ""
-	} else {
-		method += "/"
-	}
-	res, err := client.Get(address + "/nar/" + method + it.hash + "-" + url.PathEscape(it.name))
+	res, err := client.Get(address + archive(method, it))
 	if err != nil {
 		return 0, err
 	}
@@ -289,6 +284,16 @@ func download(client *http.Client, address, method string, it item) (int64, erro
 		return 0, fmt.Errorf("%s: status %s", it.name, res.Status)
 	}
 	return io.Copy(io.Discard, res.Body)
+}
+
+// archive is the path of an item's archive.
+func archive(method string, it item) string {
+	if method == "none" {
+		method = ""
+	} else {
+		method += "/"
+	}
+	return "/nar/" + method + it.hash + "-" + url.PathEscape(it.name)
 }
 
 // warm requests all narinfos, and tells how long it took until they said sizes. If it knows the directory where they
@@ -407,7 +412,7 @@ func baked(client *http.Client, address string, it item) (bool, error) {
 }
 
 // stall holds connections on which answers wait, until it is killed.
-func stall(address string, items []item, connections int) error {
+func stall(address, method string, items []item, connections int) error {
 	u, err := url.Parse(address)
 	if err != nil {
 		return err
@@ -422,7 +427,7 @@ func stall(address string, items []item, connections int) error {
 			return err
 		}
 		it := items[i%len(items)]
-		if _, err := fmt.Fprintf(c, "GET /nar/zstd/%s-%s HTTP/1.1\r\nHost: %s\r\n\r\n", it.hash, url.PathEscape(it.name), u.Host); err != nil {
+		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", archive(method, it), u.Host); err != nil {
 			return err
 		}
 	}
