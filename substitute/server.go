@@ -27,7 +27,8 @@ type Server struct {
 	// Root, if not nil, is asked instead of Handler for all but narinfos.
 	Root http.Handler
 	// MaxConns is how many connections there may be; others wait to be accepted. 0 means 4096. While some
-	// wait, clients are closed that have not come up with a whole request for a second, longest first.
+	// wait, clients are closed that have not come up with a whole request for a second, longest first, then those
+	// that take hardly anything of their answers.
 	MaxConns int
 	// Idle is how long a connection may be silent, and Stall how long a client
 	// may take nothing of an answer; 0 means two minutes each.
@@ -96,8 +97,11 @@ func (s *Server) web() *http.Server {
 			}
 		},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r.Context().Value(connKey{}).(*clientConn).answer()
-			if r.Body != http.NoBody { // net/http reads it before it answers, however long that takes
+			c := r.Context().Value(connKey{}).(*clientConn)
+			if r.Body == http.NoBody {
+				c.answer()
+			} else { // net/http reads it before it answers, however long that takes: the request is not whole
+				c.wait()
 				http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.idle()))
 			}
 			root.ServeHTTP(w, r)
@@ -128,7 +132,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, start func(*clientC
 		c, err := l.Accept()
 		if err != nil {
 			if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() || tooMany(err) {
-				s.closeWaiting()
+				s.makeRoom()
 				pause(ctx)
 				continue
 			}
@@ -160,7 +164,7 @@ func (s *Server) takeSlot(ctx context.Context, slots chan<- struct{}) bool {
 	default:
 	}
 	for {
-		again := time.NewTimer(s.closeWaiting())
+		again := time.NewTimer(s.makeRoom())
 		select {
 		case slots <- struct{}{}:
 			again.Stop()
@@ -173,25 +177,48 @@ func (s *Server) takeSlot(ctx context.Context, slots chan<- struct{}) bool {
 	}
 }
 
-// grace is how long a connection is left alone that waits for a request. When many come at once, a new
-// one would else be closed before its client could ask.
-const grace = time.Second
+const (
+	// grace is how long a connection is left alone that waits for a request, or for the client to take something.
+	// When many come at once, a new one would else be closed before its client could ask.
+	grace = time.Second
+	// leastRate is how many bytes in a second a client takes that may stay, on the average of what it was given.
+	leastRate = 16 << 10
+	// stuck is how long a client takes nothing that may not, however fast it was before.
+	stuck = 10 * time.Second
+)
 
-// closeWaiting closes the connection that has been waiting longest for a whole request, unless that is
-// not long. It returns after which time to try again.
-func (s *Server) closeWaiting() time.Duration {
-	longest, since := s.longestWaiting()
-	if longest == nil {
-		return grace
+// makeRoom closes the connection that has been waiting longest for a whole request, unless that is
+// not long; else the one whose client is slowest, if it is slow. It returns after which time to try again.
+func (s *Server) makeRoom() time.Duration {
+	again := grace
+	if longest, since := s.longestWaiting(); longest != nil {
+		again = grace - (time.Since(s.began) - time.Duration(since))
+		if again <= 0 {
+			if !longest.waiting.CompareAndSwap(since, unwanted) {
+				return 0 // its request has come
+			}
+			longest.Close()
+			return grace // if that is not enough
+		}
 	}
-	if left := grace - (time.Since(s.began) - time.Duration(since)); left > 0 {
-		return left
+	if slowest := s.slowest(); slowest != nil {
+		slowest.Close()
 	}
-	if !longest.waiting.CompareAndSwap(since, unwanted) {
-		return 0 // its request has come
+	return again
+}
+
+// slowest finds the client that takes least, of those that take too little.
+func (s *Server) slowest() (slowest *clientConn) {
+	now := time.Since(s.began)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	least := float64(leastRate)
+	for c := range s.conns {
+		if rate, ok := c.rate(now); ok && rate < least {
+			slowest, least = c, rate
+		}
 	}
-	longest.Close()
-	return grace // if that is not enough
+	return slowest
 }
 
 func (s *Server) longestWaiting() (longest *clientConn, since int64) {
@@ -321,6 +348,11 @@ type clientConn struct {
 	// waiting is since when there has been no whole request to be answered, in nanoseconds after began; 0
 	// while there is one, and unwanted when there will not be any more.
 	waiting atomic.Int64
+
+	// What the client has taken, in bytes, and how long that took, as far as it is done; and since when it has been
+	// given what it has not taken yet, in nanoseconds after began, or 0. Whatever else an answer waits for is not the
+	// client's fault.
+	taken, took, giving atomic.Int64
 }
 
 const unwanted = -1
@@ -345,8 +377,37 @@ func (c *clientConn) Read(p []byte) (int, error) {
 }
 
 func (c *clientConn) Write(p []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(c.stall))
-	return c.Conn.Write(p)
+	start := c.give()
+	n, err := c.Conn.Write(p)
+	c.gave(start, int64(n))
+	return n, err
+}
+
+// give notes that the client is about to be given something, for which it has its time.
+func (c *clientConn) give() (start time.Time) {
+	start = time.Now()
+	c.SetWriteDeadline(start.Add(c.stall))
+	c.giving.Store(1 + int64(start.Sub(c.began)))
+	return start
+}
+
+func (c *clientConn) gave(start time.Time, n int64) {
+	c.taken.Add(n)
+	c.took.Add(int64(time.Since(start)))
+	c.giving.Store(0)
+}
+
+// rate is how many bytes the client takes in a second, if we are waiting for it for longer than the grace.
+func (c *clientConn) rate(now time.Duration) (float64, bool) {
+	since := c.giving.Load()
+	waited := now - time.Duration(since)
+	switch {
+	case since == 0 || waited <= grace:
+		return 0, false
+	case waited > stuck:
+		return 0, true
+	}
+	return float64(c.taken.Load()) / (time.Duration(c.took.Load()) + waited).Seconds(), true
 }
 
 // ReadFrom lets the kernel copy a file, in pieces that each have their time.
@@ -356,11 +417,12 @@ func (c *clientConn) ReadFrom(r io.Reader) (total int64, err error) {
 	if !ok || !ok2 {
 		return io.Copy(struct{ io.Writer }{c}, r)
 	}
-	const piece = 4 << 20
+	const piece = 256 << 10 // which a slow client takes within stuck
 	for left := limited.N; left > 0; {
-		c.SetWriteDeadline(time.Now().Add(c.stall))
+		start := c.give()
 		part := &io.LimitedReader{R: limited.R, N: min(left, piece)}
 		n, err := to.ReadFrom(part)
+		c.gave(start, n)
 		total += n
 		left -= n
 		limited.N -= n

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/genenetwork/guixci/substitute"
@@ -167,6 +168,112 @@ func TestServerSilentBody(t *testing.T) {
 	fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
 	if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
 		t.Errorf("there is no room: %v", err)
+	}
+}
+
+// pipes is a listener whose connections have no buffers, and keep the time of synctest.
+type pipes struct {
+	conns chan net.Conn
+	once  sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	c, ok := <-p.conns
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.conns) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+// ask connects, sends a request and returns the connection with the answer's first byte read.
+func (p *pipes) ask(t *testing.T, request string) net.Conn {
+	t.Helper()
+	c, s := net.Pipe()
+	p.conns <- s
+	c.SetDeadline(time.Now().Add(8 * time.Second))
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatalf("there is no room: %v", err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatalf("there is no room: %v", err)
+	}
+	c.SetDeadline(time.Time{})
+	return c
+}
+
+// Clients that take nothing of their answers, or hardly anything, or do not send the bodies they announce, keep nobody
+// out for long; those that take something go on, and those that wait for us.
+func TestServerFull(t *testing.T) {
+	m, paths := filled("plain")
+	const size = 8 << 20
+	large := m.AddFile("large", strings.Repeat("x", size))
+	narinfo := fmt.Sprintf("GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+	archive := fmt.Sprintf("GET /nar/%s HTTP/1.1\r\nHost: x\r\n\r\n", large.StorePath.Base())
+	read := func(t *testing.T, c net.Conn, rate, n int) {
+		for left := n; left > 0; left -= rate {
+			if _, err := io.CopyN(io.Discard, c, int64(min(rate, left))); err != nil {
+				t.Errorf("with %d bytes a second the connection is closed after %d: %v", rate, n-left, err)
+				return
+			}
+			time.Sleep(time.Second)
+		}
+	}
+	for name, occupy := range map[string]func(t *testing.T, p *pipes){
+		"nothing":             func(t *testing.T, p *pipes) { p.ask(t, archive) },
+		"nothing of narinfos": func(t *testing.T, p *pipes) { p.ask(t, narinfo) },
+		"nothing after much":  func(t *testing.T, p *pipes) { read(t, p.ask(t, archive), size/2, size/2) },
+		"hardly anything": func(t *testing.T, p *pipes) {
+			c := p.ask(t, archive)
+			go func() {
+				for { // until it is closed
+					if _, err := io.CopyN(io.Discard, c, 1000); err != nil {
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			}()
+		},
+		"no body": func(t *testing.T, p *pipes) {
+			c, s := net.Pipe()
+			p.conns <- s
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				stuck := &stuckSource{Source: m, hashPart: substitutetest.Path("stuck", "").Hash(), asked: make(chan struct{})}
+				const most = 5
+				server := &substitute.Server{Handler: &substitute.Handler{Source: stuck}, MaxConns: most, Drain: time.Millisecond}
+				p := &pipes{conns: make(chan net.Conn)}
+				runServer(t, server, p)
+				waits, s := net.Pipe()
+				p.conns <- s
+				fmt.Fprintf(waits, "GET /nar/%s-stuck HTTP/1.1\r\nHost: x\r\n\r\n", stuck.hashPart)
+				var all sync.WaitGroup
+				slow := p.ask(t, archive)
+				defer func() { slow.Close(); all.Wait() }()
+				all.Go(func() { read(t, slow, 100_000, size) })
+				for range most - 2 {
+					occupy(t, p)
+				}
+				time.Sleep(5 * time.Second)
+				for range most {
+					p.ask(t, narinfo) // and it takes no more
+				}
+				all.Wait()
+				waits.SetReadDeadline(time.Now())
+				if _, err := waits.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("who waits for the store: %v, want the connection to be open", err)
+				}
+			})
+		})
 	}
 }
 
