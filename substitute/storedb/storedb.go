@@ -36,12 +36,13 @@ import (
 const DefaultPath = "/var/guix/db/db.sqlite"
 
 // A DB is a database. Its methods may be called concurrently. When the file is replaced it is opened
-// anew; while there is none, Info returns an error that is not [substitute.ErrNotFound].
+// anew; while there is none, or it is being opened, Info returns an error that is not [substitute.ErrNotFound].
 type DB struct {
 	path string
 
 	mu      sync.Mutex // guards what follows
 	now     *opened    // nil while there is none
+	opening bool       // somebody is, without mu; there is none then
 	closed  bool
 	known   map[string]*substitute.Info
 	version int64     // of the database that known is true of
@@ -81,6 +82,8 @@ func Open(path string) (*DB, error) {
 		path = DefaultPath
 	}
 	d := &DB{path: path}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err := d.reopen(); err != nil {
 		return nil, fmt.Errorf("open store database %q: %w", path, err)
 	}
@@ -107,10 +110,16 @@ func open(path string, file os.FileInfo) (_ *opened, err error) {
 	return d, nil
 }
 
-// reopen opens the database if it is not the file that is open. The caller has d.mu, or d to itself.
+var errOpening = errors.New("it is being opened")
+
+// reopen opens the database if it is not the file that is open. The caller has d.mu, but not while this waits for who has
+// the file to himself, or for the disk: others are told at once, and may ask the daemon.
 func (d *DB) reopen() error {
-	if d.closed {
+	switch {
+	case d.closed:
 		return fs.ErrClosed
+	case d.opening:
+		return errOpening
 	}
 	// SQLite would make the file if it were missing, mode or not, in some cases.
 	file, err := os.Stat(d.path)
@@ -118,8 +127,20 @@ func (d *DB) reopen() error {
 		return nil
 	}
 	d.close()
+	if err != nil {
+		return err
+	}
+	d.opening = true
+	d.mu.Unlock()
+	now, err := open(d.path, file)
+	d.mu.Lock()
+	d.opening = false
+	if err == nil && d.closed {
+		now.db.Close()
+		err = fs.ErrClosed
+	}
 	if err == nil {
-		d.now, err = open(d.path, file)
+		d.now = now
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -200,6 +201,57 @@ func TestBusy(t *testing.T) {
 	}
 	if err := <-got; err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// While a database is being opened on a disk that does not answer, only one request waits for it.
+func TestOpeningHangs(t *testing.T) {
+	path, w := made(t)
+	db, err := storedb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	fifo := path + "-fifo"
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil { // who opens it waits for the other end
+		t.Fatal(err)
+	}
+	if err := os.Rename(fifo, path); err != nil {
+		t.Fatal(err)
+	}
+	const requests = 5
+	answers := make(chan error, requests)
+	for range requests {
+		go func() {
+			for { // it may not have been looked at again
+				_, err := db.Info(t.Context(), substitutetest.Path("item", "").Hash())
+				if !errors.Is(err, substitute.ErrNotFound) {
+					answers <- err
+					return
+				}
+			}
+		}()
+	}
+	late := time.After(30 * time.Second)
+	for n := range requests {
+		if n == requests-1 { // the last one waits for this
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+			end, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer end.Close()
+		}
+		select {
+		case err := <-answers:
+			if err == nil {
+				t.Error("an answer, without a database")
+			}
+		case <-late:
+			t.Fatalf("%d of %d requests were answered", n, requests)
+		}
 	}
 }
 
