@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/genenetwork/guixci/guixci/store/storetest"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
+	"github.com/genenetwork/guixci/substitute/storedb"
 )
 
 // texts adds items of the given size to the store that do not refer to each other. They are kept for
@@ -236,6 +238,43 @@ func TestDaemonComesAndGoes(t *testing.T) {
 	}
 	ask(narinfo, 200)
 	ask(archive, 200)
+}
+
+// When the database that was open is gone, the daemon is asked, for archives too.
+func TestDatabaseGoes(t *testing.T) {
+	guixtest.Require(t)
+	path := texts(t, 1, 1000)[0]
+	link := filepath.Join(t.TempDir(), "db.sqlite")
+	if err := os.Symlink(storedb.DefaultPath, link); err != nil {
+		t.Fatal(err)
+	}
+	src, err := openStore(&options{database: link})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	h := &substitute.Handler{Source: src, Key: substitute.GenerateKey()}
+	ask := func(when string) {
+		t.Helper()
+		for _, address := range []string{"/" + path.Hash() + ".narinfo", "/nar/" + path.Base(), "/nar/gzip/" + path.Base()} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, address, nil))
+			if w.Code != http.StatusOK {
+				t.Errorf("%s: %s: status %d", when, address, w.Code)
+			}
+		}
+	}
+	ask("while it is there")
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
+	db := src.db.Load()
+	for look := time.NewTicker(time.Millisecond); ; <-look.C { // it is believed for some milliseconds
+		if _, err := db.Info(t.Context(), path.Hash()); err != nil {
+			break
+		}
+	}
+	ask("when it is gone")
 }
 
 // smallDisk is a directory with a file system of its own, of 1.1 megabytes.

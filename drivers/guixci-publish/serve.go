@@ -247,11 +247,32 @@ func (s *localStore) Info(ctx context.Context, hashPart string) (*substitute.Inf
 	return nil, err
 }
 
+// WriteNAR does the same, as long as nothing has been written.
 func (s *localStore) WriteNAR(ctx context.Context, w io.Writer, info *substitute.Info) error {
-	if db := s.db.Load(); db != nil {
-		return db.WriteNAR(ctx, w, info)
+	db := s.db.Load()
+	if db == nil {
+		return s.pool.WriteNAR(ctx, w, info)
 	}
-	return s.pool.WriteNAR(ctx, w, info)
+	begun := &begunWriter{w: w}
+	err := db.WriteNAR(ctx, begun, info)
+	if err == nil || begun.begun || errors.Is(err, substitute.ErrNotFound) || ctx.Err() != nil {
+		return err
+	}
+	if theirs := s.pool.WriteNAR(ctx, begun, info); theirs == nil || begun.begun || errors.Is(theirs, substitute.ErrNotFound) {
+		return theirs
+	}
+	return err
+}
+
+// A begunWriter knows whether anything has been written.
+type begunWriter struct {
+	w     io.Writer
+	begun bool
+}
+
+func (b *begunWriter) Write(p []byte) (int, error) {
+	b.begun = true
+	return b.w.Write(p)
 }
 
 func (s *localStore) String() string {
