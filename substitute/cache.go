@@ -155,8 +155,7 @@ func (c *Cache) load(hashPart string) (*NarInfo, error) {
 	if len(hashPart) != hashPartLen || !isBase32(hashPart) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, hashPart)
 	}
-	name := c.narInfo(hashPart)
-	file, err := os.Stat(name)
+	file, err := os.Stat(c.narInfo(hashPart))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, hashPart)
 	}
@@ -169,7 +168,7 @@ func (c *Cache) load(hashPart string) (*NarInfo, error) {
 	if ok && os.SameFile(found.read, file) && found.read.Size() == file.Size() && found.read.ModTime().Equal(file.ModTime()) {
 		return found.NarInfo, nil
 	}
-	return c.read(hashPart, name, file)
+	return c.read(hashPart, file)
 }
 
 // missed tells the cache that an archive is not there. If it is one that the item's narinfo offers, that is returned.
@@ -184,7 +183,9 @@ func (c *Cache) missed(p StorePath, method string) *NarInfo {
 	return n
 }
 
-func (c *Cache) read(hashPart, name string, file os.FileInfo) (*NarInfo, error) {
+// parse reads a narinfo, whether there is an archive or not.
+func (c *Cache) parse(hashPart string) (*NarInfo, error) {
+	name := c.narInfo(hashPart)
 	data, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, hashPart)
@@ -198,6 +199,14 @@ func (c *Cache) read(hashPart, name string, file os.FileInfo) (*NarInfo, error) 
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read cache: %w", err)
+	}
+	return n, nil
+}
+
+func (c *Cache) read(hashPart string, file os.FileInfo) (*NarInfo, error) {
+	n, err := c.parse(hashPart)
+	if err != nil {
+		return nil, err
 	}
 	if !slices.ContainsFunc(n.kept(), func(m Compression) bool { return c.complete(n.StorePath, []Compression{m}) }) {
 		return nil, fmt.Errorf("%w: no archive of %s is left", ErrNotFound, n.StorePath)

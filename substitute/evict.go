@@ -81,7 +81,7 @@ func (c *Cache) Evict(ctx context.Context, o EvictOptions) (done Evicted, err er
 		if ctx.Err() != nil {
 			return done, fmt.Errorf("evict from cache: %w", context.Cause(ctx))
 		}
-		if !o.evicts(i, now, done.LeftBytes) {
+		if !o.evicts(i, now, done.LeftBytes) || o.keeps(c, i) {
 			continue
 		}
 		if err := c.remove(i); err != nil {
@@ -95,13 +95,23 @@ func (c *Cache) Evict(ctx context.Context, o EvictOptions) (done Evicted, err er
 	return done, nil
 }
 
+// keeps asks Keep about an item, of which there may be no archive: perhaps the disk with them is not there now.
+func (o *EvictOptions) keeps(c *Cache, i cachedItem) bool {
+	if o.Keep == nil {
+		return false
+	}
+	if len(i.archives) > 0 {
+		return o.Keep(StorePath(StoreDir + "/" + filepath.Base(i.archives[0])))
+	}
+	n, err := c.parse(i.hashPart)
+	return err == nil && o.Keep(n.StorePath)
+}
+
 // evicts decides about an item, given what is in the cache.
 func (o *EvictOptions) evicts(i cachedItem, now time.Time, total int64) bool {
 	age := now.Sub(i.used)
 	switch {
 	case age < o.Grace:
-		return false
-	case o.Keep != nil && len(i.archives) > 0 && o.Keep(StorePath(StoreDir+"/"+filepath.Base(i.archives[0]))):
 		return false
 	case o.MaxAge > 0 && age > o.MaxAge:
 		return true

@@ -715,6 +715,34 @@ func TestCacheEvictLinks(t *testing.T) {
 	}
 }
 
+// What is to be kept is, if its archives cannot be seen: their directory may be on a disk that is not there now.
+func TestCacheEvictKeepsWithoutArchives(t *testing.T) {
+	cache, _, paths := filledCache(t)
+	archives, away := filepath.Join(cache.Dir, "nar"), filepath.Join(t.TempDir(), "away")
+	if err := os.Rename(archives, away); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(t.TempDir(), "unmounted"), archives); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-48 * time.Hour)
+	for _, path := range paths {
+		if err := os.Chtimes(filepath.Join(cache.Dir, path.Hash()+".narinfo"), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := substitute.EvictOptions{MaxAge: 24 * time.Hour, Keep: func(p substitute.StorePath) bool { return p == paths[0] }}
+	if done, err := cache.Evict(t.Context(), o); err != nil || done.Items != len(paths)-1 {
+		t.Errorf("%+v, %v; want all but one evicted", done, err)
+	}
+	if err := errors.Join(os.Remove(archives), os.Rename(away, archives)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cache.Info(t.Context(), paths[0].Hash()); err != nil {
+		t.Errorf("what was to be kept: %v", err)
+	}
+}
+
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
