@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -104,7 +105,9 @@ func (s *Server) web() *http.Server {
 				c.wait()
 				http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.idle()))
 			}
-			root.ServeHTTP(w, r)
+			ctx, done := c.answering(r.Context())
+			defer done()
+			root.ServeHTTP(w, r.WithContext(ctx))
 		}),
 	}
 }
@@ -143,7 +146,9 @@ func (s *Server) accept(ctx context.Context, l net.Listener, start func(*clientC
 			return nil
 		}
 		conn := &clientConn{Conn: quickACK(c), began: s.began, stall: or(s.Stall, defaultIdle)}
+		conn.lost, conn.lose = context.WithCancel(context.Background())
 		conn.closed = sync.OnceFunc(func() {
+			conn.lose()
 			s.forget(conn)
 			<-slots
 		})
@@ -344,6 +349,8 @@ type clientConn struct {
 	stall  time.Duration
 	rest   []byte
 	closed func()
+	lost   context.Context // ends when the connection breaks, or is closed
+	lose   context.CancelFunc
 
 	// waiting is since when there has been no whole request to be answered, in nanoseconds after began; 0
 	// while there is one, and unwanted when there will not be any more.
@@ -373,7 +380,19 @@ func (c *clientConn) Read(p []byte) (int, error) {
 		c.rest = c.rest[n:]
 		return n, nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if err != nil && err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.lose()
+	}
+	return n, err
+}
+
+// answering returns the context of an answer. The one of net/http ends as soon as there will be no more requests; but a
+// client that has said so may well read on. One that does not turns up when something is written.
+func (c *clientConn) answering(r context.Context) (ctx context.Context, done context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r))
+	stop := context.AfterFunc(c.lost, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 func (c *clientConn) Write(p []byte) (int, error) {

@@ -171,6 +171,52 @@ func TestServerSilentBody(t *testing.T) {
 	}
 }
 
+// A client may say that it has no more requests, and get its answers all the same.
+func TestServerHalfClosed(t *testing.T) {
+	m, paths := filled("plain")
+	large := m.AddFile("large", incompressible(1_000_000))
+	h := &substitute.Handler{Source: m, Key: vectorKey(t)}
+	url := serveOn(t, &substitute.Server{Handler: h, Root: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-w.(interface{ CloseNotify() <-chan bool }).CloseNotify() // net/http has seen it
+		h.ServeHTTP(w, r)
+	})})
+	for _, path := range []string{"/" + paths[0].Hash() + ".narinfo", "/nar/" + paths[0].Base(), "/nar/gzip/" + paths[0].Base(),
+		"/nar/" + large.StorePath.Base(), "/nar/zstd/" + large.StorePath.Base()} {
+		c := dialServer(t, url)
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if n, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
+			t.Errorf("%s: status %d, %d bytes, %v", path, res.StatusCode, n, err)
+		}
+	}
+}
+
+// A client that goes away ends what was being done for it.
+func TestServerClientGone(t *testing.T) {
+	m, _ := filled("plain")
+	stuck := &stuckSource{Source: m, hashPart: substitutetest.Path("stuck", "").Hash(), asked: make(chan struct{}), ended: make(chan struct{})}
+	url := serve(t, &substitute.Handler{Source: stuck})
+	c := dialServer(t, url)
+	fmt.Fprintf(c, "GET /nar/%s-stuck HTTP/1.1\r\nHost: x\r\n\r\n", stuck.hashPart)
+	<-stuck.asked
+	if err := c.(*net.TCPConn).SetLinger(0); err != nil { // so that it is reset
+		t.Fatal(err)
+	}
+	c.Close()
+	select {
+	case <-stuck.ended:
+	case <-time.After(20 * time.Second):
+		t.Error("the source is still being asked")
+	}
+}
+
 // pipes is a listener whose connections have no buffers, and keep the time of synctest.
 type pipes struct {
 	conns chan net.Conn
@@ -367,12 +413,16 @@ type stuckSource struct {
 	substitute.Source
 	hashPart string
 	asked    chan struct{} // closed when that is waited for
+	ended    chan struct{} // closed when it is not any more; nil for nobody
 }
 
 func (s *stuckSource) Info(ctx context.Context, hashPart string) (*substitute.Info, error) {
 	if hashPart == s.hashPart {
 		close(s.asked)
 		<-ctx.Done()
+		if s.ended != nil {
+			close(s.ended)
+		}
 		return nil, ctx.Err()
 	}
 	return s.Source.Info(ctx, hashPart)
