@@ -22,11 +22,13 @@ import (
 
 // A download gets an archive from the places of an offer, one after the other.
 type download struct {
-	c      *Client
-	offer  Offer
-	failed map[string]bool // addresses that are no good
-	why    []error
-	gone   int // failures that were "no such item"
+	c       *Client
+	offer   Offer
+	places  int             // how many of the offer's sources has
+	sources []source        // the addresses, in the order in which they are tried
+	failed  map[string]bool // addresses that are no good
+	why     []error
+	gone    int // failures that were "no such item"
 
 	current source // the last one tried
 }
@@ -54,13 +56,25 @@ func (d *download) close() {
 	}
 }
 
+// A cache has one address for each compression, four at most. Nobody has signed them: of a narinfo
+// with thousands the others do not keep us from the next cache, nor does one fill the log.
+const (
+	maxAddresses = 4
+	maxAddress   = 4 << 10 // bytes
+)
+
 // candidates are the addresses that have not failed, best first.
 func (d *download) candidates() (all []source) {
-	for _, p := range d.offer.from {
-		for _, u := range byCost(p.info.URLs, d.offer.NarSize, d.c.rate.get()) {
-			if s := (source{p, u}); !d.failed[s.key()] {
-				all = append(all, s)
-			}
+	for _, p := range d.offer.from[d.places:] {
+		d.places++
+		urls := slices.DeleteFunc(byCost(p.info.URLs, d.offer.NarSize, d.c.rate.get()), func(u NarURL) bool { return len(u.URL) > maxAddress })
+		for _, u := range urls[:min(len(urls), maxAddresses)] {
+			d.sources = append(d.sources, source{p, u})
+		}
+	}
+	for _, s := range d.sources {
+		if !d.failed[s.key()] {
+			all = append(all, s)
 		}
 	}
 	return all

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -119,23 +120,44 @@ func TestClientEndlessCaches(t *testing.T) {
 	h := &substitute.Handler{Source: &m, Key: vectorKey(t)}
 	good := serve(t, h)
 	const stall = 300 * time.Millisecond
+	// What comes is in order, as far as it comes: an archive, or one before which there is a lot that says nothing.
 	drip := func(w http.ResponseWriter, r *http.Request) bool {
+		whole := []byte(strings.Repeat("S", 10_000))
+		if isNAR(r) {
+			whole = get(t, good+r.URL.Path).body
+		}
 		tick := time.NewTicker(stall / 20)
 		defer tick.Stop()
-		for {
+		for i := range 20 * 20 {
 			select {
 			case <-tick.C:
-				w.Write([]byte("S"))
+				w.Write(whole[i : i+1])
 				w.(http.Flusher).Flush()
 			case <-r.Context().Done():
 				return true
 			}
 		}
+		t.Errorf("drip: %s is read for ever", r.URL.Path)
+		return true
 	}
 	flood := func(w http.ResponseWriter, r *http.Request) bool {
-		for block := make([]byte, 64<<10); r.Context().Err() == nil; {
-			w.Write(block)
+		var block []byte
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/nar/zstd/"):
+			block = append([]byte("\x50\x2a\x4d\x18\xf8\xff\x00\x00"), make([]byte, 64<<10-8)...) // to be skipped
+		case strings.HasPrefix(r.URL.Path, "/nar/gzip/"):
+			var empty bytes.Buffer
+			gzip.NewWriter(&empty).Close()
+			block = bytes.Repeat(empty.Bytes(), 3000)
+		default:
+			block = make([]byte, 64<<10)
 		}
+		for range 1000 {
+			if w.Write(block); r.Context().Err() != nil {
+				return true
+			}
+		}
+		t.Errorf("flood: %s is read for ever", r.URL.Path)
 		return true
 	}
 	silence := func(w http.ResponseWriter, r *http.Request) bool {
@@ -367,5 +389,134 @@ func TestClientHostileDirectory(t *testing.T) {
 		if offers, err := clientOf(t, url).Query(t.Context(), []substitute.StorePath{substitutetest.Path(name, "")}); len(offers) > 0 || err == nil {
 			t.Errorf("%s: %d offers, %v", name, len(offers), err)
 		}
+	}
+}
+
+// A narinfo with thousands of addresses, which nobody has signed, keeps us neither from the next cache
+// nor from an end, and does not fill the log.
+func TestClientManyAddresses(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", "text")
+	good := serve(t, &substitute.Handler{Source: &m, Key: vectorKey(t)})
+	urls := []substitute.NarURL{{URL: "nar/" + strings.Repeat("x", 100_000), Compression: "none", FileSize: 0}}
+	for i := range 8000 {
+		urls = append(urls, substitute.NarURL{URL: fmt.Sprintf("nar/%d", i), Compression: "none", FileSize: info.NarSize})
+	}
+	n, err := substitute.NewNarInfo(info, vectorKey(t), "host", urls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	hostile := meddle(t, http.NotFoundHandler(), func(w http.ResponseWriter, r *http.Request) bool {
+		if isNAR(r) {
+			asked.Add(1)
+			return false
+		}
+		w.Write(n.Bytes())
+		return true
+	})
+	for _, caches := range [][]string{{hostile, good}, {hostile}} {
+		asked.Store(0)
+		var log bytes.Buffer
+		c := clientOf(t, caches...)
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		if err := fetchOne(t, c, info); (err == nil) != (len(caches) == 2) {
+			t.Errorf("%d caches: %v", len(caches), err)
+		}
+		if n := asked.Load(); n != 4 || log.Len() > 4000 {
+			t.Errorf("%d caches: asked %d times, %d bytes of log", len(caches), n, log.Len())
+		}
+	}
+}
+
+// A redirect leads only where a narinfo may.
+func TestClientRedirects(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", "text")
+	h := &substitute.Handler{Source: &m, Key: vectorKey(t)}
+	elsewhere := serve(t, h)
+	var asked atomic.Int64
+	to := ""
+	server := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool {
+		if !isNAR(r) || r.URL.RawQuery == "here" {
+			return false
+		}
+		asked.Add(1)
+		http.Redirect(w, r, to+r.URL.Path+"?here", http.StatusFound)
+		return true
+	})
+	if err := fetchOne(t, clientOf(t, server), info); err != nil {
+		t.Errorf("to the cache itself: %v", err)
+	}
+	to = elsewhere
+	if err := fetchOne(t, clientOf(t, server), info); err == nil || !strings.Contains(err.Error(), "another host") {
+		t.Errorf("to another host: %v", err)
+	}
+	c := clientOf(t, server)
+	c.Hosts = []string{strings.TrimPrefix(elsewhere, "http://")}
+	if err := fetchOne(t, c, info); err != nil {
+		t.Errorf("to a host that is allowed: %v", err)
+	}
+	asked.Store(0)
+	circle := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool {
+		if isNAR(r) {
+			asked.Add(1)
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		}
+		return isNAR(r)
+	})
+	if err := fetchOne(t, clientOf(t, circle), info); err == nil || asked.Load() != 10 {
+		t.Errorf("in a circle: %d requests for two addresses, %v", asked.Load(), err)
+	}
+}
+
+// The size that was signed is part of what is verified.
+func TestClientWrongSize(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", "text")
+	longer := *info
+	longer.NarSize += 8
+	n, err := substitute.NewNarInfo(&longer, vectorKey(t), "host", []substitute.NarURL{{URL: "nar/item", Compression: "none", FileSize: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := meddle(t, nil, func(w http.ResponseWriter, r *http.Request) bool {
+		if isNAR(r) {
+			w.Write(substitutetest.FileNAR("text"))
+		} else {
+			w.Write(n.Bytes())
+		}
+		return true
+	})
+	if err := fetchOne(t, clientOf(t, server), &longer); err == nil {
+		t.Error("fetched")
+	}
+	if err := clientOf(t, server).WriteNAR(t.Context(), io.Discard, &longer); err == nil {
+		t.Error("written")
+	}
+}
+
+// What passes by itself is tried again.
+func TestClientRetries(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("item", "text")
+	var mu sync.Mutex // guards asked
+	asked := make(map[string]int)
+	server := meddle(t, &substitute.Handler{Source: &m, Key: vectorKey(t)}, func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if asked[r.URL.Path]++; asked[r.URL.Path] < 3 {
+			w.WriteHeader(http.StatusBadGateway)
+			return true
+		}
+		return false
+	})
+	if err := fetchOne(t, clientOf(t, server), info); err != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) != 2 {
+		t.Errorf("asked %v, want the narinfo and one archive", asked)
 	}
 }

@@ -79,6 +79,7 @@ type namedValue struct{ name, value string }
 // parseFields is recutils->alist of (guix records), for the first record of text.
 func parseFields(text string) ([]namedValue, error) {
 	var fields []namedValue
+	var value strings.Builder // of the last field, if it is continued
 	number := 0
 	for line := range strings.SplitSeq(text, "\n") {
 		number++
@@ -93,13 +94,19 @@ func parseFields(text string) ([]namedValue, error) {
 				return nil, fmt.Errorf("line %d: continues no field", number)
 			}
 			last := &fields[len(fields)-1]
-			last.value += "\n" + strings.TrimPrefix(line[1:], " ")
+			if value.Len() == 0 {
+				value.WriteString(last.value)
+			}
+			value.WriteByte('\n')
+			value.WriteString(strings.TrimPrefix(line[1:], " "))
+			last.value = value.String() // which copies nothing: a server may send a million lines
 		default:
-			name, value, ok := strings.Cut(line, ":")
+			name, text, ok := strings.Cut(line, ":")
 			if first, _ := utf8.DecodeRuneInString(name); !ok || first != '%' && !unicode.IsLetter(first) {
 				return nil, fmt.Errorf("line %d: %q is no field", number, line)
 			}
-			fields = append(fields, namedValue{name, strings.TrimLeftFunc(value, unicode.IsSpace)})
+			fields = append(fields, namedValue{name, strings.TrimLeftFunc(text, unicode.IsSpace)})
+			value.Reset()
 		}
 	}
 	return fields, nil

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -146,6 +148,26 @@ func TestParseNarInfoText(t *testing.T) {
 	n := parsed(t, []byte(plainNarInfo[:len(plainNarInfo)-1]+"09bbcpmjzvzxjyb6w6xbf01s9h4b8rw9-a\n+ 09bbcpmjzvzxjyb6w6xbf01s9h4b8rw9-b\n"))
 	if len(n.References) != 2 {
 		t.Errorf("continued references parsed as %v", n.References)
+	}
+}
+
+// A field of many lines costs what its length does.
+func TestParseNarInfoLongField(t *testing.T) {
+	const lines = 20_000
+	text := []byte("StorePath: x\n" + strings.Repeat("+\n", lines))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	fields, err := parseFields(string(text))
+	runtime.ReadMemStats(&after)
+	if err != nil || len(fields) != 1 || fields[0].value != "x"+strings.Repeat("\n", lines) {
+		t.Errorf("%d fields, %v", len(fields), err)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 2<<20 {
+		t.Errorf("took %d bytes of memory", used)
+	}
+	two, err := parseFields("A: 1\n+ 2\nB:\n+3\n+ 4\nC: 5\n")
+	if want := []namedValue{{"A", "1\n2"}, {"B", "\n3\n4"}, {"C", "5"}}; err != nil || !slices.Equal(two, want) {
+		t.Errorf("got %q, %v", two, err)
 	}
 }
 
