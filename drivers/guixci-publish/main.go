@@ -42,7 +42,8 @@ Offer the store over HTTP, signed, to every Guix that has authorized the key.
                          compress by METHOD, gzip, lzip, zstd or none, at LEVEL; may
                          be repeated (zstd:3 and gzip:3)
   -c, --cache=DIRECTORY  keep what was compressed in DIRECTORY
-      --cache-size=SIZE  let it have SIZE bytes at most, such as 50G
+      --cache-size=SIZE  let it have SIZE bytes at most, such as 50G, besides what
+                         it must keep for TTL
       --cache-bypass-threshold=SIZE
                          accepted for the sake of service files: nobody ever waits
       --workers=N        let N workers compress for the cache

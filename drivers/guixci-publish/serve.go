@@ -148,25 +148,39 @@ func prepareCache(dir string) error {
 // evictEvery is how often the cache is looked through.
 const evictEvery = time.Hour
 
-// evict removes from the cache what has had its time, again and again; without limits, only what killed processes left.
-func evict(ctx context.Context, o *options, cache *substitute.Cache, src substitute.Source, logger *slog.Logger) {
-	options := substitute.EvictOptions{MaxAge: o.ttl, MaxSize: o.cacheSize, Grace: min(o.ttl, 24*time.Hour)}
+// evictions are what is to go, one after the other. Clients may believe for the TTL in what they were told. What the
+// store has can be had from there all the while, so that this is what goes for the sake of the size.
+func evictions(ctx context.Context, o *options, src substitute.Source) []substitute.EvictOptions {
+	lately := min(o.ttl, 24*time.Hour)
 	if o.cacheSize == 0 {
-		options.Keep = func(p substitute.StorePath) bool {
+		return []substitute.EvictOptions{{MaxAge: o.ttl, Grace: lately, Keep: func(p substitute.StorePath) bool {
 			_, err := src.Info(ctx, p.Hash())
 			return !errors.Is(err, substitute.ErrNotFound)
-		}
+		}}}
 	}
+	return []substitute.EvictOptions{
+		{MaxSize: o.cacheSize, Grace: lately, Keep: func(p substitute.StorePath) bool {
+			_, err := src.Info(ctx, p.Hash())
+			return err != nil
+		}},
+		{MaxAge: o.ttl, MaxSize: o.cacheSize, Grace: o.ttl},
+	}
+}
+
+// evict removes from the cache what has had its time, again and again; without limits, only what killed processes left.
+func evict(ctx context.Context, o *options, cache *substitute.Cache, src substitute.Source, logger *slog.Logger) {
 	for tick := time.NewTicker(evictEvery); ; {
-		done, err := cache.Evict(ctx, options)
-		switch {
-		case ctx.Err() != nil:
-			tick.Stop()
-			return
-		case err != nil:
-			logger.Error("evict", "error", err)
-		case done.Items > 0:
-			logger.Info("evicted", "items", done.Items, "bytes", done.Bytes, "left", done.LeftBytes)
+		for _, options := range evictions(ctx, o, src) {
+			done, err := cache.Evict(ctx, options)
+			switch {
+			case ctx.Err() != nil:
+				tick.Stop()
+				return
+			case err != nil:
+				logger.Error("evict", "error", err)
+			case done.Items > 0:
+				logger.Info("evicted", "items", done.Items, "bytes", done.Bytes, "left", done.LeftBytes)
+			}
 		}
 		select {
 		case <-tick.C:

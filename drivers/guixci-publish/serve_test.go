@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -50,6 +53,47 @@ func TestEvictWithoutLimits(t *testing.T) {
 	})
 	if _, err := cache.Info(t.Context(), info.StorePath.Hash()); err != nil {
 		t.Errorf("what has no limits is gone: %v", err)
+	}
+}
+
+// What clients may believe to be there is, in spite of the limit: from the store, or kept in the cache.
+func TestEvictKeepsPromises(t *testing.T) {
+	const day = 24 * time.Hour
+	memory := new(substitutetest.Memory)
+	cache := &substitute.Cache{Dir: t.TempDir()}
+	stored, collected := memory.AddFile("stored", "contents"), memory.AddFile("collected", "contents")
+	for _, info := range []*substitute.Info{stored, collected} {
+		if err := cache.Add(t.Context(), memory, info); err != nil {
+			t.Fatal(err)
+		}
+	}
+	memory.Remove(collected.StorePath)
+	for _, test := range []struct {
+		age  time.Duration
+		left []*substitute.Info
+	}{
+		{time.Hour, []*substitute.Info{stored, collected}},
+		{2 * day, []*substitute.Info{collected}},
+		{31 * day, nil},
+	} {
+		old := time.Now().Add(-test.age)
+		for _, info := range []*substitute.Info{stored, collected} {
+			err := os.Chtimes(filepath.Join(cache.Dir, info.StorePath.Hash()+".narinfo"), old, old)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+		for _, options := range evictions(t.Context(), &options{ttl: 30 * day, cacheSize: 1}, memory) {
+			if _, err := cache.Evict(t.Context(), options); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, info := range []*substitute.Info{stored, collected} {
+			_, err := os.Stat(filepath.Join(cache.Dir, info.StorePath.Hash()+".narinfo"))
+			if there := err == nil; there != slices.Contains(test.left, info) {
+				t.Errorf("after %v: %s is there: %v", test.age, info.StorePath.Name(), there)
+			}
+		}
 	}
 }
 
