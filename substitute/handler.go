@@ -338,8 +338,11 @@ func notFound(w http.ResponseWriter, r *http.Request) {
 
 func fail(w http.ResponseWriter, r *http.Request, status int, phrase string) {
 	body := phrase + ": " + r.URL.Path
-	for _, name := range []string{"ETag", "Accept-Ranges", "Content-Range"} {
+	for _, name := range []string{"ETag", "Accept-Ranges"} {
 		w.Header().Del(name)
+	}
+	if status != http.StatusRequestedRangeNotSatisfiable { // which says what there is
+		w.Header().Del("Content-Range")
 	}
 	w.Header().Set("Content-Type", textType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))

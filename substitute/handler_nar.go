@@ -35,11 +35,18 @@ func (h *Handler) serveNAR(w http.ResponseWriter, r *http.Request, c Compression
 		h.servePlain(w, r, info)
 	case r.Method == http.MethodHead:
 		w.Header().Set("Content-Type", narType)
+		w.Header().Set("ETag", madeTag(c, info))
 	case info.NarSize > smallNAR:
 		h.serveSpooled(w, r, c, info)
 	default:
 		h.serveSmall(w, r, c, info)
 	}
+}
+
+// madeTag is for what is compressed on demand: always the same archive, perhaps in other bytes, so that no part of one
+// goes with a part of another.
+func madeTag(c Compression, info *Info) string {
+	return `W/"` + EncodeBase32(info.NarHash[:]) + "-" + c.Method + `"`
 }
 
 // sendBaked sends an archive as it is in the cache, if it is there.
@@ -80,53 +87,71 @@ func (h *Handler) sendBaked(w http.ResponseWriter, r *http.Request, c Compressio
 	return true
 }
 
-// servePlain sends an archive as it is, or the rest of it.
+// servePlain sends an archive as it is, or a part of it.
 func (h *Handler) servePlain(w http.ResponseWriter, r *http.Request, info *Info) {
 	h.metrics.plain.Add(1)
-	w.Header().Set("ETag", `"`+EncodeBase32(info.NarHash[:])+`"`)
+	tag := `"` + EncodeBase32(info.NarHash[:]) + `"`
+	w.Header().Set("ETag", tag)
 	w.Header().Set("Accept-Ranges", "bytes")
-	size, skip := info.NarSize, restFrom(r, w.Header().Get("ETag"), info.NarSize)
-	if skip > 0 {
-		size -= skip
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", skip, info.NarSize-1, info.NarSize))
+	part, ok := wanted(r, tag, info.NarSize)
+	if !ok {
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", info.NarSize))
+		fail(w, r, http.StatusRequestedRangeNotSatisfiable, "No such range")
+		return
 	}
-	h.stream(w, r, narType, size, skip > 0, func(held io.Writer) error {
-		return h.writeNAR(r.Context(), &skipWriter{held, skip}, info)
+	partial := part.left < info.NarSize
+	if partial {
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.skip, part.skip+part.left-1, info.NarSize))
+	}
+	h.stream(w, r, narType, part.left, partial, func(held io.Writer) error {
+		part.w = held
+		return h.writeNAR(r.Context(), &part, info)
 	})
 }
 
-// restFrom is the first byte that is wanted, if that is all there is to the
-// request's Range; other ranges are answered with the whole, as is allowed, and those of HEAD must be.
-func restFrom(r *http.Request, etag string, size int64) int64 {
-	if r.Method != http.MethodGet {
-		return 0
+// wanted is the part that a request wants of size bytes; ok is false if they have no such part. What is not the Range of
+// one part is answered with the whole, as is allowed, and those of HEAD must be.
+func wanted(r *http.Request, etag string, size int64) (part partWriter, ok bool) {
+	whole := partWriter{left: size}
+	spec, isRange := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	from, to, isPart := strings.Cut(spec, "-")
+	if since := r.Header.Get("If-Range"); r.Method != http.MethodGet || !isRange || !isPart || since != "" && since != etag {
+		return whole, true
 	}
-	first, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
-	first, ok2 := strings.CutSuffix(first, "-")
-	n, err := strconv.ParseInt(first, 10, 64)
-	if !ok || !ok2 || err != nil || n <= 0 || n >= size {
-		return 0
+	first, err1 := strconv.ParseUint(from, 10, 63)
+	last, err2 := strconv.ParseUint(to, 10, 63)
+	switch {
+	case from == "" && err2 == nil: // so many at the end
+		n := min(int64(last), size)
+		return partWriter{skip: size - n, left: n}, n > 0
+	case err1 != nil || to != "" && (err2 != nil || last < first):
+		return whole, true
+	case int64(first) >= size:
+		return whole, false
+	case to == "":
+		last = uint64(size) - 1
 	}
-	if since := r.Header.Get("If-Range"); since != "" && since != etag {
-		return 0
-	}
-	return n
+	return partWriter{skip: int64(first), left: min(int64(last), size-1) + 1 - int64(first)}, true
 }
 
-// A skipWriter drops the first bytes.
-type skipWriter struct {
-	w    io.Writer
-	skip int64
+// A partWriter passes on some of the bytes.
+type partWriter struct {
+	w          io.Writer
+	skip, left int64
 }
 
-func (s *skipWriter) Write(p []byte) (int, error) {
-	k := min(int64(len(p)), s.skip)
-	s.skip -= k
-	if k == int64(len(p)) {
-		return len(p), nil
+func (p *partWriter) Write(b []byte) (int, error) {
+	k := min(int64(len(b)), p.skip)
+	p.skip -= k
+	some := b[k:][:min(int64(len(b))-k, p.left)]
+	if len(some) > 0 {
+		n, err := p.w.Write(some)
+		p.left -= int64(n)
+		if err != nil {
+			return int(k) + n, err
+		}
 	}
-	n, err := s.w.Write(p[k:])
-	return int(k) + n, err
+	return len(b), nil
 }
 
 // smallNAR is the size up to which an archive is compressed before any of it is sent. What cannot be compressed
@@ -136,6 +161,7 @@ const smallNAR = heldBytes - heldBytes/8
 // serveSmall compresses an archive that fits into a buffer.
 func (h *Handler) serveSmall(w http.ResponseWriter, r *http.Request, c Compression, info *Info) {
 	h.metrics.compressed.Add(1)
+	w.Header().Set("ETag", madeTag(c, info))
 	release, err := h.spools.encoder(r.Context())
 	if err != nil {
 		h.failed(w, r, err)

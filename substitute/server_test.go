@@ -489,18 +489,24 @@ func TestHandlerBakes(t *testing.T) {
 	}
 }
 
-// The rest of a plain archive can be had as well.
+// Parts of a plain archive can be had as well.
 func TestHandlerPlainRange(t *testing.T) {
 	m, paths := filled("plain")
 	url := serve(t, &substitute.Handler{Source: m}) + "/nar/" + paths[0].Base()
 	whole := get(t, url)
-	tag := whole.Header.Get("ETag")
+	tag, size := whole.Header.Get("ETag"), len(whole.body)
 	for _, test := range []struct {
-		header, ifRange string
-		status, from    int
+		header, ifRange  string
+		status, from, to int
 	}{
-		{"bytes=8-", "", 206, 8}, {"bytes=8-", tag, 206, 8}, {"bytes=8-", `"other"`, 200, 0},
-		{"bytes=0-", "", 200, 0}, {"bytes=-5", "", 200, 0}, {"bytes=99999999-", "", 200, 0}, {"bytes=x-", "", 200, 0},
+		{"bytes=8-", "", 206, 8, size}, {"bytes=8-", tag, 206, 8, size}, {"bytes=8-", `"other"`, 200, 0, size},
+		{"bytes=8-15", "", 206, 8, 16}, {"bytes=0-0", "", 206, 0, 1}, {"bytes=8-99999999", "", 206, 8, size}, {"bytes=9-8", "", 200, 0, size},
+		{"bytes=-5", "", 206, size - 5, size}, {"bytes=-99999999", "", 200, 0, size}, {"bytes=-0", "", 416, 0, 0},
+		{"bytes=0-", "", 200, 0, size}, {fmt.Sprintf("bytes=%d-", size-1), "", 206, size - 1, size},
+		{fmt.Sprintf("bytes=%d-", size), "", 416, 0, 0}, {"bytes=99999999-100000000", "", 416, 0, 0}, {"bytes=99999999-", `"other"`, 200, 0, size},
+		{"bytes=x-", "", 200, 0, size}, {"bytes=+8-", "", 200, 0, size}, {"bytes=8-+9", "", 200, 0, size}, {"bytes=-", "", 200, 0, size},
+		{"bytes=8", "", 200, 0, size}, {"bytes=1-2,4-5", "", 200, 0, size}, {"lines=1-2", "", 200, 0, size}, {"bytes=--5", "", 200, 0, size},
+		{"bytes=9223372036854775808-", "", 200, 0, size},
 	} {
 		req, _ := http.NewRequest(http.MethodGet, url, nil)
 		req.Header.Set("Range", test.header)
@@ -513,8 +519,30 @@ func TestHandlerPlainRange(t *testing.T) {
 		}
 		body, err := io.ReadAll(res.Body)
 		res.Body.Close()
-		if err != nil || res.StatusCode != test.status || !bytes.Equal(body, whole.body[test.from:]) {
-			t.Errorf("%q, %q: status %d, %d bytes, %v", test.header, test.ifRange, res.StatusCode, len(body), err)
+		said := map[int]string{200: "", 206: fmt.Sprintf("bytes %d-%d/%d", test.from, test.to-1, size), 416: fmt.Sprintf("bytes */%d", size)}
+		if err != nil || res.StatusCode != test.status || res.Header.Get("Content-Range") != said[test.status] {
+			t.Errorf("%q, %q: status %d, %v, %v", test.header, test.ifRange, res.StatusCode, res.Header, err)
+		}
+		if test.status != 416 && !bytes.Equal(body, whole.body[test.from:test.to]) {
+			t.Errorf("%q, %q: %d other bytes", test.header, test.ifRange, len(body))
+		}
+	}
+}
+
+// What is compressed on demand is the same archive each time, which need not be the same bytes.
+func TestHandlerMadeTag(t *testing.T) {
+	var m substitutetest.Memory
+	small, large := m.AddFile("small", "contents"), m.AddFile("large", incompressible(300_000))
+	url := serve(t, &substitute.Handler{Source: &m})
+	tags := map[string]bool{}
+	for _, info := range []*substitute.Info{small, large} {
+		for _, method := range []string{"gzip", "zstd"} {
+			address := url + "/nar/" + method + "/" + info.StorePath.Base()
+			tag := get(t, address).Header.Get("ETag")
+			if head := fetch(t, http.MethodHead, address).Header.Get("ETag"); !strings.HasPrefix(tag, `W/"`) || head != tag || tags[tag] {
+				t.Errorf("%s: tags %q, %q", address, tag, head)
+			}
+			tags[tag] = true
 		}
 	}
 }

@@ -448,6 +448,7 @@ const (
 // serveSpooled sends a large archive compressed.
 func (h *Handler) serveSpooled(w http.ResponseWriter, r *http.Request, c Compression, info *Info) {
 	h.metrics.compressed.Add(1)
+	w.Header().Set("ETag", madeTag(c, info))
 	c = c.quickly()
 	sp, at, err := h.spools.get(spoolKey{info.StorePath, info.NarHash, c}, func(ctx context.Context, w io.Writer) error {
 		return c.through(w, info.NarSize, func(w io.Writer) error { return h.writeNAR(ctx, w, info) })
