@@ -25,9 +25,10 @@ import (
 //	/signing-key.pub             to be given to "guix archive --authorize"
 //	/                            a page for people
 //
-// An archive is hashed while it is sent. If it turns out not to be what the
+// An archive of the Source is hashed while it is sent. If it turns out not to be what the
 // narinfo says, the client gets an error, or for a larger one a connection that
-// breaks before the end: never a whole response with a wrong byte in it.
+// breaks before the end: never a whole response with a wrong byte in it. One of the Cache was
+// hashed when it was added, and is sent unread.
 //
 // Fields must not change after the first request.
 type Handler struct {
