@@ -81,6 +81,59 @@ func TestBundleWriter(t *testing.T) {
 	}
 }
 
+// What is signed is the item and all that is said of it: with any other byte it is not accepted.
+func TestBundleReaderAltered(t *testing.T) {
+	text := readFile(t, "archive/export-one.nar-bundle")
+	signed := bytes.Index(text, []byte("(signature")) - 16
+	if signed < 40_000 {
+		t.Fatalf("%d bytes are signed", signed)
+	}
+	var untrusted *UntrustedError
+	reasons := make(map[Reason]int)
+	for i := 0; i < signed; i += 1 + signed/2000 {
+		altered := bytes.Clone(text)
+		altered[i] ^= 1
+		r := NewBundleReader(bytes.NewReader(altered))
+		info, err := r.Next(io.Discard, testACL(t))
+		if err == nil {
+			t.Fatalf("byte %d: accepted as %+v", i, info)
+		}
+		if errors.As(err, &untrusted) {
+			reasons[untrusted.Reason]++
+			if _, err := r.Next(io.Discard, testACL(t)); err != io.EOF {
+				t.Errorf("byte %d: after it, %v", i, err)
+			}
+		}
+	}
+	if len(reasons) != 1 || reasons[SignedHashMismatch] < 1000 {
+		t.Errorf("not trusted because of %v", reasons)
+	}
+}
+
+// What a bundle says of lengths is not believed before it has come.
+func TestBundleReaderLimits(t *testing.T) {
+	text := readFile(t, "archive/export-one.nar-bundle")
+	path := bytes.LastIndex(text, []byte("NIXE\x00\x00\x00\x00")) + 8
+	pathEnd := path + 8 + (int(text[path])+7)&^7
+	signature := bytes.Index(text, []byte("(signature")) - 8
+	for name, test := range map[string]struct {
+		at     int
+		number uint64
+		want   string
+	}{
+		"path":            {path, 1 << 20, "string of"},
+		"endless path":    {path, 1 << 62, "string of"},
+		"references":      {pathEnd, maxBundleRefs + 1, "references"},
+		"signature":       {signature, maxBundleSignature + 1, "string of"},
+		"no item, no end": {0, 2, "where an item"},
+	} {
+		altered := append(number(bytes.Clone(text[:test.at]), test.number), make([]byte, 2<<20)...)
+		if _, err := NewBundleReader(bytes.NewReader(altered)).Next(io.Discard, testACL(t)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func mustRead(t *testing.T, name string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(name)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,3 +167,71 @@ func TestSpoolNoTurn(t *testing.T) {
 type writerTo func([]byte) error
 
 func (f writerTo) Write(p []byte) (int, error) { return len(p), f(p) }
+
+// Those who want the same archive at the same time share it, and it is compressed once.
+func TestSpoolShared(t *testing.T) {
+	var s spools
+	s.start(t.TempDir(), 0, 2)
+	key := spoolKey{path: "one"}
+	var times atomic.Int64
+	both := make(chan struct{})
+	write := func(ctx context.Context, w io.Writer) error {
+		times.Add(1)
+		<-both
+		_, err := io.WriteString(w, "an archive")
+		return err
+	}
+	first, at, err := s.get(key, write)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, at2, err := s.get(key, write)
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(both)
+	for i, user := range []*int64{at, at2} {
+		var got bytes.Buffer
+		if err := []*spool{first, second}[i].sendTo(t.Context(), &got, user); err != nil || got.String() != "an archive" {
+			t.Errorf("got %q, %v", &got, err)
+		}
+	}
+	if first != second || times.Load() != 1 {
+		t.Errorf("compressed %d times", times.Load())
+	}
+	s.put(first, at)
+	s.put(second, at2)
+	if s.bytes.Load() != 0 || len(s.all) != 0 {
+		t.Errorf("%d bytes are left of %d archives", s.bytes.Load(), len(s.all))
+	}
+}
+
+// The end of an archive that turns out to be wrong has not left: no client can take what it has for the whole.
+func TestSpoolHoldsTheEnd(t *testing.T) {
+	const size, end = 2 * largeBuffer, 16
+	var s spools
+	s.start(t.TempDir(), 0, 1)
+	most := make(chan struct{})
+	wrong := errors.New("not the archive that is registered")
+	sp, at, err := s.get(spoolKey{path: "one"}, func(ctx context.Context, w io.Writer) error {
+		if _, err := w.Write(make([]byte, size)); err != nil {
+			return err
+		}
+		<-most
+		return wrong
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.put(sp, at)
+	got := 0
+	err = sp.sendTo(t.Context(), writerTo(func(p []byte) error {
+		if got += len(p); got >= size-end {
+			close(most)
+		}
+		return nil
+	}), at)
+	if !errors.Is(err, wrong) || got != size-end {
+		t.Errorf("%d of %d bytes have left, %v", got, size, err)
+	}
+}
