@@ -188,25 +188,46 @@ func TestAhead(t *testing.T) {
 	}
 }
 
+// Whatever is asked, replies are those of the protocol, and only what the cache has is there.
 func FuzzRequests(f *testing.F) {
-	for _, s := range []string{"have /gnu/store/x\n", "info a b\n", "substitute a b\n", "substitute a\n", "\n", "have", "x y\n"} {
+	for _, s := range []string{"have /gnu/store/x\n", "info a b\n", "substitute a b\n", "substitute a\n", "\n", "have", "x y\n",
+		"have ITEM ITEM x\ninfo ITEM\n", "info TWIN\n", "substitute ITEM x\nsubstitute TWIN x\nsubstitute ITEM y\n", "substitute ITEM x z\n"} {
 		f.Add(s)
 	}
 	var m substitutetest.Memory
-	m.AddFile("item", "1")
+	item, twin := m.AddFile("item", "1"), m.AddFile("twin", "2")
 	a := newAgent(f, &m)
-	a.Client.URLs = nil // not what is tested here
+	fetched := fmt.Sprintf("success %s %d\n", item.NarHash, item.NarSize)
+	fetchedTwin := fmt.Sprintf("success %s %d\n", twin.NarHash, twin.NarSize)
+	names := strings.NewReplacer("ITEM", string(item.StorePath), "TWIN", string(twin.StorePath))
+	// A destination is a name in the current directory.
+	here := strings.NewReplacer("/", "", ".", "")
+	first := strings.NewReplacer("substitute ITEM ", "substitute "+string(item.StorePath)+" ", "substitute TWIN ", "substitute "+string(twin.StorePath)+" ")
 	f.Fuzz(func(t *testing.T, in string) {
-		if strings.Contains(in, "substitute") {
-			in = strings.ReplaceAll(in, "/", "") // only names in the current directory
-			t.Chdir(t.TempDir())
-		}
-		a.Query(t.Context(), strings.NewReader(in), &bytes.Buffer{})
 		var out bytes.Buffer
-		a.Substitute(t.Context(), strings.NewReader(in), &out)
+		if err := a.Query(t.Context(), strings.NewReader(names.Replace(in)), &out); err == nil && !strings.HasSuffix("\n"+out.String(), "\n") {
+			t.Errorf("query %q: reply %q", in, &out)
+		}
+		t.Chdir(t.TempDir())
+		out.Reset()
+		a.Substitute(t.Context(), strings.NewReader(first.Replace(here.Replace(in))), &out)
+		successes := 0
 		for line := range strings.Lines(out.String()) {
-			if line != "not-found\n" {
+			switch line {
+			case fetched, fetchedTwin:
+				successes++
+			case "not-found\n":
+			default:
 				t.Errorf("request %q: reply %q", in, line)
+			}
+		}
+		there, err := os.ReadDir(".")
+		if err != nil || len(there) > successes || len(there) == 0 && successes > 0 {
+			t.Errorf("request %q: %d successes, %d files, %v", in, successes, len(there), err)
+		}
+		for _, file := range there {
+			if text, err := os.ReadFile(file.Name()); err != nil || string(text) != "1" && string(text) != "2" {
+				t.Errorf("request %q: %q is %q, %v", in, file.Name(), text, err)
 			}
 		}
 	})
