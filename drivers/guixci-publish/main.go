@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/genenetwork/guixci/internal/cli"
@@ -33,7 +34,8 @@ const usage = `Usage: guixci-publish [OPTION]...
        guixci-publish [OPTION]... --generate-key
 
 Offer the store over HTTP, signed, to every Guix that has authorized the key.
-"export" writes ITEMs, and all they refer to, to a DIRECTORY that any web server can serve.
+"export" writes ITEMs, and all they refer to, to a DIRECTORY that any web server can serve. It heeds the
+options about compression, workers, keys and the database.
 
   -p, --port=PORT        listen on PORT (8080)
       --listen=HOST      listen on the address of HOST (0.0.0.0)
@@ -147,10 +149,18 @@ func generateKey(o *options, stdout io.Writer) error {
 	return err
 }
 
+// forExport are the options that export heeds.
+var forExport = []string{"compression", "workers", "public-key", "private-key", "secret-key", "store-database", "verbose"}
+
 // export writes a static cache.
 func export(ctx context.Context, o *options, stderr io.Writer) error {
 	if len(o.args) < 3 {
 		return &cli.UsageError{Err: errors.New("export needs a DIRECTORY and at least one ITEM")}
+	}
+	for _, name := range o.given {
+		if !slices.Contains(forExport, name) {
+			return &cli.MisuseError{Err: fmt.Errorf("--%s is not for export", name)}
+		}
 	}
 	roots, err := itemsOf(o.args[2:])
 	if err != nil {
@@ -165,6 +175,11 @@ func export(ctx context.Context, o *options, stderr io.Writer) error {
 		return err
 	}
 	defer src.Close()
+	for _, root := range roots {
+		if info, err := src.Info(ctx, root.Hash()); errors.Is(err, substitute.ErrNotFound) || err == nil && info.StorePath != root {
+			return &cli.UsageError{Err: fmt.Errorf("%q is not in the store", root)}
+		}
+	}
 	progress := cli.NewProgress(stderr)
 	progress.Step("export")
 	defer progress.Done()
@@ -179,7 +194,11 @@ func export(ctx context.Context, o *options, stderr io.Writer) error {
 		_, err = (&substitute.Cache{Dir: o.args[1]}).Evict(ctx, substitute.EvictOptions{})
 	}
 	if err == nil {
-		progress.Line("exported %d items to %s", count, o.args[1])
+		items := "items"
+		if count == 1 {
+			items = "item"
+		}
+		progress.Line("exported %d %s to %s", count, items, o.args[1])
 	}
 	return err
 }

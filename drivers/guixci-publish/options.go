@@ -28,6 +28,7 @@ type options struct {
 	generateKey, metrics   bool
 	help, version, verbose bool
 	args                   []string // what is no option
+	given                  []string // long names of the options
 }
 
 // An option is one of the command line, spelled as for getopt_long.
@@ -150,6 +151,7 @@ func (o *options) long(arg string, rest []string) ([]string, error) {
 	if err := opt.set(o, value); err != nil {
 		return nil, fmt.Errorf("--%s: %w", opt.long, err)
 	}
+	o.given = append(o.given, opt.long)
 	return rest, nil
 }
 
@@ -194,6 +196,7 @@ func (o *options) short(letters string, rest []string) ([]string, error) {
 		if err := opt.set(o, value); err != nil {
 			return nil, fmt.Errorf("-%c: %w", opt.short, err)
 		}
+		o.given = append(o.given, opt.long)
 	}
 	return rest, nil
 }

@@ -44,6 +44,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: %v", test.line, err)
 			continue
 		}
+		got.given = nil // TestNotForExport is about it
 		if diff := cmp.Diff(&test.want, got, cmp.AllowUnexported(options{})); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", test.line, diff)
 		}
@@ -87,6 +88,38 @@ func TestMistakes(t *testing.T) {
 	}
 	if code, out, _ := runIn(t, "--help"); code != 0 || !strings.HasPrefix(out, "Usage: ") {
 		t.Errorf("--help: status %d, %q", code, out)
+	}
+}
+
+// The commands that the README tells people to type are understood.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := 0
+	for line := range strings.Lines(string(readme)) {
+		if line, ok := strings.CutPrefix(line, "    ./guixci-publish "); ok {
+			commands++
+			line, _, _ = strings.Cut(line, " > ")
+			o, err := parse(strings.Fields(line))
+			if err != nil || len(o.args) > 0 && o.args[0] != "export" {
+				t.Errorf("%q: %v", line, err)
+			}
+		}
+	}
+	if commands != 3 {
+		t.Errorf("%d commands", commands)
+	}
+}
+
+// An option that export could not heed is a mistake, and not ignored.
+func TestNotForExport(t *testing.T) {
+	for _, option := range []string{"--cache=/tmp", "-c/tmp", "--ttl=1d", "--user=nobody", "-unobody", "--port=80", "--metrics", "-a"} {
+		code, _, err := runIn(t, option, "export", "dir", "/gnu/store/"+strings.Repeat("0", 32)+"-x")
+		if code != cli.Usage || !strings.Contains(err, "is not for export") {
+			t.Errorf("%s: status %d, %q", option, code, err)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/guixci/store/storetest"
+	"github.com/genenetwork/guixci/internal/cli"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
 	"github.com/genenetwork/guixci/substitute/nar"
@@ -273,6 +274,15 @@ func TestExport(t *testing.T) {
 	code, _, stderr := runIn(t, "export", dir, string(paths[1]))
 	if code != 0 || !strings.Contains(stderr, "exported 2 items") {
 		t.Fatalf("status %d: %s", code, stderr)
+	}
+	if code, _, stderr := runIn(t, "export", t.TempDir(), string(paths[0])); code != 0 || !strings.Contains(stderr, "exported 1 item to") {
+		t.Errorf("status %d: %s", code, stderr)
+	}
+	for _, absent := range []substitute.StorePath{substitutetest.Path("absent", ""), paths[0] + "-other"} {
+		code, _, stderr := runIn(t, "export", dir, string(paths[0]), string(absent))
+		if code != cli.Usage || !strings.Contains(stderr, fmt.Sprintf("%q is not in the store", absent)) {
+			t.Errorf("what is not there: status %d: %s", code, stderr)
+		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
