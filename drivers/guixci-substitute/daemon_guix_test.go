@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -235,9 +236,8 @@ func TestStockDaemon(t *testing.T) {
 	socket, _ := daemonWith(t, stock, key.Public(), 2)
 	for _, methods := range [][]substitute.Compression{nil, {{Method: "lzip"}, {Method: "zstd"}}} {
 		m, paths := gifts(t, 5)
-		server := httptest.NewServer(&substitute.Handler{Source: m, Key: key, Compression: methods})
-		substituteAll(t, socket, m, paths, server.URL)
-		server.Close()
+		h := &substitute.Handler{Source: m, Key: key, Compression: methods}
+		substituteAll(t, socket, m, paths, published(t, &substitute.Server{Handler: h}))
 		drop(t, paths)
 	}
 	m, paths := gifts(t, 5)
@@ -249,6 +249,25 @@ func TestStockDaemon(t *testing.T) {
 	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	defer server.Close()
 	substituteAll(t, socket, m, paths, server.URL)
+}
+
+// published runs s until the end of the test.
+func published(t *testing.T, s *substitute.Server) (url string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + l.Addr().String()
 }
 
 // A cache that breaks off everything, and one that sends garbage, do not keep the
