@@ -40,7 +40,11 @@ const usage = `Usage: guixci-substitute substitute --query|--substitute
 Answer guix-daemon's questions about substitutes, in place of "guix substitute".
 Any other COMMAND is handed to the real guix, which GUIXCI_GUIX names.
 
-To use it, set GUIX to the full name of this program in guix-daemon's environment.
+To use it, set GUIX to the full name of this program in guix-daemon's environment, and there as well:
+
+  GUIXCI_GUIX              the real guix, "guix" by default
+  GUIXCI_SUBSTITUTE_HOSTS  hosts, besides the caches themselves, that archives may come from:
+                           names separated by spaces, such as those a cache redirects to
 
   -h, --help     display this help and exit
   -V, --version  display version information and exit
