@@ -208,7 +208,7 @@ func TestSpoolShared(t *testing.T) {
 
 // The end of an archive that turns out to be wrong has not left: no client can take what it has for the whole.
 func TestSpoolHoldsTheEnd(t *testing.T) {
-	const size, end = 2 * largeBuffer, 16
+	const size, end = 256 << 10, 16
 	var s spools
 	s.start(t.TempDir(), 0, 1)
 	most := make(chan struct{})
