@@ -227,14 +227,7 @@ func TestCacheWithoutArchives(t *testing.T) {
 	store.Add(info.StorePath, archive.Bytes(), info.Deriver, info.References...)
 	ask(narinfo, 200)
 	ask(byGzip, 200)
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { baker.Run(ctx) })
-	if err := baker.Wait(ctx); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	running.Wait()
+	bakeAll(t, baker)
 	if sized := get(t, url+narinfo); !strings.Contains(string(sized.body), "FileSize") {
 		t.Errorf("not baked again: %+v", sized)
 	}
@@ -257,16 +250,22 @@ func TestBakerHeals(t *testing.T) {
 	if res := get(t, url+"/nar/gzip/"+paths[1].Base()); res.StatusCode != 200 || baker.Pending() != 1 {
 		t.Errorf("status %d, and %d items are to be baked", res.StatusCode, baker.Pending())
 	}
+	bakeAll(t, baker)
+	if _, err := os.Stat(archive); err != nil {
+		t.Error(err)
+	}
+}
+
+// bakeAll has the baker bake what is wanted of it.
+func bakeAll(t *testing.T, baker *substitute.Baker) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { baker.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
 	if err := baker.Wait(ctx); err != nil {
 		t.Fatal(err)
-	}
-	cancel()
-	running.Wait()
-	if _, err := os.Stat(archive); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -286,14 +285,7 @@ func TestBakerHealsFromCache(t *testing.T) {
 			t.Fatal(err)
 		}
 		baker.Want(info)
-		ctx, cancel := context.WithCancel(t.Context())
-		var running sync.WaitGroup
-		running.Go(func() { baker.Run(ctx) })
-		if err := baker.Wait(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
-		running.Wait()
+		bakeAll(t, baker)
 		if _, err := os.Stat(archive); err != nil {
 			t.Error(err)
 		}
