@@ -76,7 +76,7 @@
           #~(begin
               #$write-file
               (format #t "sample-slow: taking its time~%")
-              (sleep 2)
+              (sleep 8)
               (write-file #$output "slow" salt))))
 
 (define-public sample-slow-reader
