@@ -121,39 +121,46 @@ func (g *Generation) sameWay(h *Generation) bool {
 
 // bring starts a generation and waits until it is healthy. On error it is
 // stopped and nothing is left of it.
-func (d *Deployment) bring(ctx context.Context, g *Generation, previous int) (*Instance, error) {
-	return d.bringWith(ctx, g, record{Generation: g.Number, Previous: previous, Boot: bootID()}, nil)
+func (d *Deployment) bring(ctx context.Context, g *Generation) (*Instance, error) {
+	return d.future(g).bring(ctx)
 }
 
-// bringWith is bring with what is recorded; main is that of what it is to run beside, or nil.
-func (d *Deployment) bringWith(ctx context.Context, g *Generation, r record, main *record) (*Instance, error) {
-	in, err := d.bringOnce(ctx, g, r, main, true)
+// future returns a generation as it is going to run.
+func (d *Deployment) future(g *Generation) *Instance {
+	return &Instance{Generation: g, d: d, record: &record{Generation: g.Number, Boot: bootID()}}
+}
+
+// bring is [Deployment.bring] for what is not started yet, or waits at its gate.
+func (in *Instance) bring(ctx context.Context) (*Instance, error) {
+	once := *in.record
+	once.Launcher = Process{}
+	err := in.bringOnce(ctx, true)
 	if errors.Is(err, errForkCrashed) && ctx.Err() == nil {
-		d.log().Warn("starting the container once more", "generation", g.Number, "because", err)
-		in, err = d.bringOnce(ctx, g, r, main, false)
+		in.d.log().Warn("starting the container once more", "generation", in.Generation.Number, "because", err)
+		in = &Instance{Generation: in.Generation, d: in.d, record: &once, main: in.main}
+		err = in.bringOnce(ctx, false)
 	}
-	return in, err
-}
-
-// bringOnce is bringWith for one start; again says that it is not the last.
-func (d *Deployment) bringOnce(ctx context.Context, g *Generation, r record, main *record, again bool) (*Instance, error) {
-	r.Started, r.ComingUp = time.Now(), true
-	in, err := d.start(ctx, g, &r, main)
 	if err != nil {
 		return nil, err
 	}
-	d.log().Info("container started", "generation", g.Number, "beside", main != nil, "pid", in.Process.PID, "launcher", in.Launcher.PID)
+	return in, nil
+}
+
+// bringOnce is bring for one start; again says that it is not the last.
+func (in *Instance) bringOnce(ctx context.Context, again bool) error {
+	in.record.Started, in.record.ComingUp = time.Now(), true
+	if err := in.start(ctx); err != nil {
+		return err
+	}
+	in.d.log().Info("container started", "generation", in.Generation.Number, "beside", in.main != nil, "pid", in.Process.PID, "launcher", in.Launcher.PID)
 	in.again = again
 	if err := in.comeUp(ctx); err != nil {
 		if !errors.Is(err, errForkCrashed) && in.forkCrashed() {
 			err = fmt.Errorf("%w\n%w", err, errForkCrashed)
 		}
-		if left := in.stop(context.WithoutCancel(ctx)); left != nil {
-			return nil, errors.Join(err, left)
-		}
-		return nil, err
+		return errors.Join(err, in.stop(context.WithoutCancel(ctx)))
 	}
-	return in, nil
+	return nil
 }
 
 // comeUp waits until the container is healthy, and writes that down.
@@ -208,7 +215,7 @@ func (d *Deployment) restore(ctx context.Context, was standing, next *Generation
 		return Kept, nil
 	}
 	d.log().Info("going back", "generation", was.current.Number)
-	_, err := d.bring(ctx, was.current, 0)
+	_, err := d.bring(ctx, was.current)
 	if err == nil {
 		err = d.direct(ctx, next, was.current)
 	}

@@ -401,10 +401,7 @@ func TestKilledWhileStopping(t *testing.T) {
 			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
 			was := checkRuns(t, d, old)
 			deployer, _ := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
-			await(t, func() bool {
-				r, err := d.readRecord()
-				return err == nil && r.Stopping
-			})
+			poised := awaitPoised(t, d)
 			deployer.Process.Kill()
 			deployer.Wait()
 			if !was.Process.Alive() {
@@ -414,9 +411,96 @@ func TestKilledWhileStopping(t *testing.T) {
 			if was.Process.Alive() {
 				t.Error("what was asked to end still runs")
 			}
+			checkNothingLeft(t, d, poised)
 		})
 	}
 }
+
+// awaitPoised waits until a deployer has asked the old container to end, and returns what waits to take its place.
+func awaitPoised(t *testing.T, d *Deployment) *Instance {
+	t.Helper()
+	var r *record
+	await(t, func() (stopping bool) {
+		var err error
+		r, err = d.readRecord()
+		return err == nil && r.Stopping
+	})
+	poised, err := d.instance(r.Beside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !poised.Launcher.Alive() || poised.Alive() || len(poised.Launcher.children()) > 0 {
+		t.Fatalf("it does not wait at the gate: %+v", poised)
+	}
+	return poised
+}
+
+// The deployer is killed when the next launcher waits already, and the old container has not been asked to end: that runs on, and
+// the launcher ends by itself.
+func TestKilledWhilePoised(t *testing.T) {
+	for _, next := range []string{"start", "supervise"} {
+		t.Run(next, func(t *testing.T) {
+			d := testDeployment(t)
+			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
+			was := checkRuns(t, d, old)
+			deployer, _ := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
+			poised := awaitPoised(t, d)
+			deployer.Process.Kill()
+			deployer.Wait()
+			await(t, func() bool { return !poised.Launcher.Alive() })
+			r, err := d.readRecord()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Stopping = false // as it was when the launcher was started
+			if err := d.writeRecord(r); err != nil {
+				t.Fatal(err)
+			}
+			if next == "start" {
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				supervise(t, d, quickly)
+			}
+			await(t, func() bool {
+				r, err = d.readRecord()
+				return err == nil && r.Beside == nil
+			})
+			if now := checkRuns(t, d, old); now.Process != was.Process {
+				t.Error("it was started again")
+			}
+			checkNothingLeft(t, d, poised)
+			was.Process.signal(syscall.SIGKILL) // it would not stop, and take its time
+		})
+	}
+}
+
+// A launcher that cannot be started leaves the old container alone.
+func TestNotPoised(t *testing.T) {
+	d := testDeployment(t)
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	was := checkRuns(t, d, old)
+	e := *d
+	e.Runners = map[string]Runner{"": reluctant{ownSupervisor}}
+	_, err := e.Apply(t.Context(), Revision{Script: script(t, d, "works", "status-works.sexp")})
+	wantOutcome(t, err, Kept)
+	if now := checkRuns(t, d, old); now.Process != was.Process {
+		t.Error("it was started again")
+	}
+	two, err := d.Generation(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, d, d.future(two))
+	if r, err := d.readRecord(); err != nil || r.Stopping || r.Beside != nil {
+		t.Errorf("record %+v, %v", r, err)
+	}
+}
+
+type reluctant struct{ Runner }
+
+func (reluctant) Start(context.Context, Unit) error { return errors.New("no") }
 
 // goOn does what somebody may do next with a deployment that was left as it is, and checks that it runs then, or does not:
 // its old generation, but not as the instance that there was, or a new one.

@@ -45,26 +45,28 @@ done`
 
 const lostWords = "guixci: what was said here for two seconds is lost: the log could not be written"
 
-// speak executes a launcher, whose command follows the arguments: the listener, the fifo and the log.
+// speak executes a launcher, whose command follows the arguments: the listener, the fifo, the log and the gate, at which it
+// waits before, if there is one, until there is something to read.
 // Standard error goes to the log as it is: it is what tells why there is no container.
 //
 // Shepherd opens the console for each line, and leaves the closing to the garbage collector: hundreds of
 // files are open then, and a thousand, which is the usual limit, can be too many. Its logger dies of that, and whoever is
 // logged waits for ever. With this limit there would have to be gigabytes of garbage.
 const speak = `type cat timeout >/dev/null || exit
-listener=$1 console=$2 log=$3
-shift 3
+listener=$1 console=$2 log=$3 gate=$4
+shift 4
 exec 3<>"$console" || exit
 (exec /bin/sh -c "$listener" <"$console" >>"$log" 2>/dev/null 3<&- &)
 exec >&3 3<&-
 for files in 65536 "$(ulimit -H -n)"; do
   [ "$(ulimit -S -n)" = unlimited ] || [ "$(ulimit -S -n)" -ge 65536 ] || ulimit -S -n "$files"
 done 2>/dev/null
+[ ! -p "$gate" ] || read -r go 2>/dev/null <"$gate" || [ ! -p "$gate" ] || exit
 exec "$@"`
 
 // speaking is the launcher's command with what makes it heard.
 func (in *Instance) speaking() []string {
-	return append([]string{"/bin/sh", "-c", speak, "sh", listener, in.console(), in.logFile()}, in.command()...)
+	return append([]string{"/bin/sh", "-c", speak, "sh", listener, in.console(), in.logFile(), in.gateFile()}, in.command()...)
 }
 
 func (in *Instance) console() string { return filepath.Join(in.runDir(), "console") }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,9 @@ type Instance struct {
 	well     time.Time // when all probes passed for the first time; zero before
 	d        *Deployment
 	record   *record
-	main     *record // of what this one runs beside; nil if it is that itself
-	logStart int64   // where this run's output begins
+	main     *record  // of what this one runs beside; nil if it is that itself
+	logStart int64    // where this run's output begins
+	gate     *os.File // what the launcher waits at; nil if it does not
 }
 
 // instance returns what a record is about. Of another boot's processes nothing is
@@ -179,6 +181,10 @@ func (in *Instance) kill(ctx context.Context) error {
 	defer cancel()
 	victims := in.victims()
 	errs := []error{in.stopUnit(ctx)}
+	if in.gate != nil {
+		errs = append(errs, in.gate.Close())
+		in.gate = nil
+	}
 	for _, p := range victims {
 		errs = append(errs, p.signal(unix.SIGKILL))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,23 +15,47 @@ import (
 	"time"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
+	"golang.org/x/sys/unix"
 )
 
+// poise has the launcher of next started while the old container still runs, so that what it takes to get
+// there is no part of the gap: it waits at a gate, which bring opens. If nothing runs it is not started.
+// On error nothing of it is left, and the old container is as it was.
+//
+// Until the gate is open it is recorded as what is on trial beside the old one, and cleared away
+// likewise if this process is killed.
+func (d *Deployment) poise(ctx context.Context, was standing, next *Generation) (*Instance, error) {
+	in := d.future(next)
+	if was.running == nil {
+		return in, nil
+	}
+	in.main, in.record.Trial = was.running.record, true
+	limited, cancel := context.WithTimeoutCause(ctx, in.handling().StartTimeout/2, errNoPID)
+	defer cancel()
+	err := in.launch(limited, true)
+	if err == nil {
+		err = was.running.willStop()
+	}
+	if err != nil {
+		was.running.record.Stopping = false
+		return nil, errors.Join(err, d.forgetBeside(in.main, in.kill(context.WithoutCancel(ctx))))
+	}
+	return in, nil
+}
+
 // start runs a generation's script until its container has a first process, whose
-// services have hardly begun to come up. On error nothing of it is left. It is recorded as r; main is the record
-// of what it is to run beside, or nil.
-func (d *Deployment) start(ctx context.Context, g *Generation, r, main *record) (*Instance, error) {
-	in := &Instance{Generation: g, d: d, record: r, main: main}
+// services have hardly begun to come up. On error nothing of it is left.
+func (in *Instance) start(ctx context.Context) error {
 	err := in.attempt(ctx)
 	if err != nil && err.hung && ctx.Err() == nil {
 		// It hangs before there is a container, so nothing of that has run: see launcherEnvironment.
-		d.log().Warn("starting the container once more", "generation", g.Number, "because", err.error)
+		in.d.log().Warn("starting the container once more", "generation", in.Generation.Number, "because", err.error)
 		err = in.attempt(ctx)
 	}
 	if err != nil {
-		return nil, err.error
+		return err.error
 	}
-	return in, nil
+	return nil
 }
 
 // A failedStart says why there is no container.
@@ -39,11 +64,16 @@ type failedStart struct {
 	hung bool // the launcher lived, and said nothing about a first process
 }
 
-// attempt starts the launcher once, and has half of the time for it. On error nothing of it is left.
+// attempt starts the launcher once, or opens its gate, and has half of the time for it. On error nothing of it is left.
 func (in *Instance) attempt(ctx context.Context) *failedStart {
 	limited, cancel := context.WithTimeoutCause(ctx, in.handling().StartTimeout/2, errNoPID)
 	defer cancel()
-	err := in.launch(limited)
+	var err error
+	if in.gate != nil {
+		err = in.open()
+	} else {
+		err = in.launch(limited, false)
+	}
 	if err == nil {
 		err = in.awaitPID(limited)
 	}
@@ -60,9 +90,9 @@ func (in *Instance) attempt(ctx context.Context) *failedStart {
 
 var errNoPID = errors.New("the container's first process did not appear in time")
 
-// launch has the launcher started. What is recorded before it runs lets a successor find
+// launch has the launcher started, to wait at its gate if it is gated. What is recorded before it runs lets a successor find
 // it even if this process dies right afterwards.
-func (in *Instance) launch(ctx context.Context) error {
+func (in *Instance) launch(ctx context.Context, gated bool) error {
 	runner, err := in.d.runner(in.Generation)
 	if err != nil {
 		return err
@@ -72,6 +102,11 @@ func (in *Instance) launch(ctx context.Context) error {
 	}
 	if err := in.makeRunDir(); err != nil {
 		return err
+	}
+	if gated {
+		if err := in.makeGate(); err != nil {
+			return err
+		}
 	}
 	if err := in.save(); err != nil {
 		return err
@@ -109,6 +144,26 @@ func (in *Instance) makeRunDir() error {
 	return in.makeConsole()
 }
 
+// makeGate makes what a launcher waits at as long as it is there: a fifo, which is open to write here. If
+// this process dies, the launcher does.
+func (in *Instance) makeGate() (err error) {
+	if err := unix.Mkfifo(in.gateFile(), 0o600); err != nil {
+		return &fs.PathError{Op: "mkfifo", Path: in.gateFile(), Err: err}
+	}
+	in.gate, err = os.OpenFile(in.gateFile(), os.O_RDWR|unix.O_NONBLOCK, 0)
+	return err
+}
+
+// open opens the gate, and writes down what the instance is from then on.
+func (in *Instance) open() error {
+	_, err := in.gate.WriteString("\n")                               // for one that waits there
+	err = errors.Join(err, os.Remove(in.gateFile()), in.gate.Close()) // for one that has not arrived
+	in.gate = nil
+	return errors.Join(err, in.save())
+}
+
+func (in *Instance) gateFile() string { return filepath.Join(in.runDir(), "gate") }
+
 func (in *Instance) runDir() string { return in.d.generationPath(in.Generation.Number, "run") }
 func (in *Instance) pidFile() string {
 	return filepath.Join(in.runDir(), "pid")
@@ -129,7 +184,7 @@ func removeRunDir(dir string) error {
 	for _, e := range leftovers {
 		names = append(names, filepath.Join(dir, "tmp", e.Name()))
 	}
-	for _, name := range append(names, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "console"), filepath.Join(dir, "prelude.scm"), filepath.Join(dir, "unit.json"), dir) {
+	for _, name := range append(names, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "console"), filepath.Join(dir, "gate"), filepath.Join(dir, "prelude.scm"), filepath.Join(dir, "unit.json"), dir) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -479,7 +479,7 @@ func TestSpeak(t *testing.T) {
 	}
 	const few = `ulimit -S -n 256; exec "$@"`
 	const what = `test -e /proc/$$/fd/3 && echo left open; ulimit -S -n; echo error >&2; exec grep flags /proc/self/fdinfo/1`
-	cmd := exec.Command("/bin/sh", "-c", few, "sh", "/bin/sh", "-c", speak, "sh", listener, console, log, "/bin/sh", "-c", what)
+	cmd := exec.Command("/bin/sh", "-c", few, "sh", "/bin/sh", "-c", speak, "sh", listener, console, log, "/no/gate", "/bin/sh", "-c", what)
 	var said strings.Builder
 	cmd.Stderr = &said
 	if err := cmd.Run(); err != nil || said.String() != "error\n" {
@@ -494,5 +494,54 @@ func TestSpeak(t *testing.T) {
 	await(t, func() bool { got = string(readFile(t, log)); return len(got) >= len(want) })
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A launcher waits at its gate until that is open, whether it arrives before or after that, or while it is removed; if whoever
+// could open it dies, it is not executed.
+func TestGate(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after func(*Instance) error
+		want          string
+	}{
+		"opened before": {before: (*Instance).open, want: "executed\n"},
+		"opened after":  {after: (*Instance).open, want: "executed\n"},
+		"abandoned":     {after: func(in *Instance) error { return in.gate.Close() }},
+		"removed": {after: func(in *Instance) error { // between looking for it and opening it
+			return errors.Join(os.Remove(in.gateFile()), in.gate.Close())
+		}, want: "executed\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := testDeployment(t)
+			in := d.future(&Generation{Number: 1})
+			if err := errors.Join(os.MkdirAll(in.runDir(), 0o700), in.makeConsole(), in.makeGate()); err != nil {
+				t.Fatal(err)
+			}
+			if c.before != nil {
+				if err := c.before(in); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command("/bin/sh", "-c", speak, "sh", listener, in.console(), in.logFile(), in.gateFile(), "/bin/sh", "-c", "echo executed")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if c.after != nil {
+				await(t, func() bool { // it waits there
+					to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", cmd.Process.Pid))
+					return to == in.gateFile()
+				})
+				if err := c.after(in); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := cmd.Wait(); (err == nil) != (c.want != "") {
+				t.Error(err)
+			}
+			await(t, func() bool { return string(readFile(t, in.logFile())) == c.want })
+			if err := d.removeRecord(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -42,7 +42,7 @@ func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standin
 			}
 			return nil, err
 		}
-		in, err = d.bring(ctx, was.current, 0)
+		in, err = d.bring(ctx, was.current)
 	} else if err = in.comeUp(ctx); err != nil { // whoever started it was killed
 		err = errors.Join(err, in.stop(context.WithoutCancel(ctx)))
 	}

@@ -151,5 +151,5 @@ func bringUnchecked(t *testing.T, d *Deployment, script string) (*Instance, erro
 	if err := errors.Join(d.prepare(), d.create(t.Context(), g)); err != nil {
 		t.Fatal(err)
 	}
-	return d.bring(t.Context(), g, 0)
+	return d.bring(t.Context(), g)
 }

@@ -175,7 +175,9 @@ func (d *Deployment) bringBeside(ctx context.Context, was standing, next *Genera
 		return nil, err
 	}
 	main := was.running.record
-	in, err := d.bringWith(ctx, next, record{Generation: next.Number, Boot: bootID(), Trial: true}, main)
+	in := d.future(next)
+	in.record.Trial, in.main = true, main
+	in, err = in.bring(ctx)
 	if err != nil {
 		return nil, errors.Join(err, d.clearBeside(context.WithoutCancel(ctx), main))
 	}

@@ -154,7 +154,7 @@ func TestSideBySideFails(t *testing.T) {
 // The deployer is killed while the new one is tried, after its traffic was moved, and right after
 // it has confirmed.
 func TestSideBySideKilled(t *testing.T) {
-	for _, when := range []string{"tried", "moved", "confirmed"} {
+	for _, when := range []string{"tried", "moved", "confirmed", "supervised"} {
 		t.Run(when, func(t *testing.T) {
 			d, target := besides(t)
 			one := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
@@ -180,7 +180,13 @@ func TestSideBySideKilled(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := d.Start(context.Background()); err != nil {
+			if when == "supervised" {
+				supervise(t, d, quickly)
+				await(t, func() bool {
+					r, err := d.readRecord()
+					return err == nil && r.Beside == nil
+				})
+			} else if _, err := d.Start(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 			if when == "confirmed" {

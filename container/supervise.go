@@ -197,15 +197,17 @@ func (k *keeper) lookBeside(ctx context.Context, main *Instance) error {
 		return nil
 	}
 	in, err := k.instance(r)
+	if err != nil {
+		return err
+	}
+	err = k.listen(in)
+	if r.Trial || r.Stopping || (standing{current: main.Generation, beside: in}).lingers() {
+		// Unless somebody is at it, nobody will be: settle ends it.
+		_, busy := k.startAgain(ctx)
+		return errors.Join(err, unlessBusy(busy))
+	}
 	if err != nil || !in.Alive() {
 		return err
-	}
-	if err := k.listen(in); err != nil || r.Trial || r.Stopping {
-		return err
-	}
-	if (standing{current: main.Generation, beside: in}).lingers() {
-		_, err := k.startAgain(ctx) // stops it, in settle
-		return unlessBusy(err)
 	}
 	if in.Process != k.standby {
 		k.complain("let the container go on", in.thaw()) // the supervisor before may have been killed

@@ -141,23 +141,23 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	if err := d.endStandby(ctx, was); err != nil {
 		return fmt.Errorf("%w (%w)", err, errUntouched)
 	}
-	if was.running != nil {
-		if err := was.running.willStop(); err != nil {
-			return fmt.Errorf("%w (%w)", err, errUntouched)
-		}
+	in, err := d.poise(ctx, was, next)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", err, errUntouched)
 	}
 	begin := time.Now()
 	cleared, err := was.stop(ctx)
 	defer cleared()
-	if err != nil {
-		return err
-	}
 	stopped := time.Now()
-	if err := d.prepareState(ctx, was, next, snapshotOf); err != nil {
-		return err
+	if err == nil {
+		err = d.prepareState(ctx, was, next, snapshotOf)
+	}
+	if err != nil {
+		return errors.Join(err, in.kill(context.WithoutCancel(ctx)))
 	}
 	prepared := time.Now()
-	in, err := d.bring(ctx, next, was.previous())
+	in.main, in.record.Trial, in.record.Previous = nil, false, was.previous()
+	in, err = in.bring(ctx)
 	if err == nil {
 		if err = d.direct(ctx, was.current, next); err != nil {
 			err = errors.Join(err, in.stop(context.WithoutCancel(ctx)))
