@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func mustApply(t *testing.T, d *Deployment, script string) *Generation {
@@ -166,14 +168,20 @@ func TestApplyAdopts(t *testing.T) {
 	}
 }
 
-// A launcher that hangs before there is a container is started once more.
+// A launcher that hangs before there is a container is started once more, in half of its time; one whose child waits for a lock
+// that nobody can release, at once.
 func TestLauncherHangsOnce(t *testing.T) {
-	d := testDeployment(t)
-	d.StartTimeout = 4 * time.Second
-	hangs := script(t, d, "hangs once", "status-works.sexp")
-	checkRuns(t, d, mustApply(t, d, hangs))
-	if _, err := os.Stat(hangs + ".hung"); err != nil {
-		t.Errorf("it did not hang: %v", err)
+	t.Setenv("FUTEX", strconv.Itoa(unix.SYS_FUTEX))
+	for mode, limit := range map[string]time.Duration{"hangs once": 4 * time.Second, "deadlocks once": time.Hour} {
+		t.Run(mode, func(t *testing.T) {
+			d := testDeployment(t)
+			d.StartTimeout = limit
+			hangs := script(t, d, mode, "status-works.sexp")
+			checkRuns(t, d, mustApply(t, d, hangs))
+			if _, err := os.Stat(hangs + ".hung"); err != nil {
+				t.Errorf("it did not hang: %v", err)
+			}
+		})
 	}
 }
 

@@ -17,7 +17,8 @@ type LaunchError struct {
 	// Stuck is what the threads of a launcher that did not get on, and of its children, were doing, one a line.
 	Stuck string
 
-	booted bool // the container had a first process
+	booted bool  // the container had a first process
+	hung   error // errNoPID or errDeadlock for a launcher that lived, and did not get on
 }
 
 // ExitCode returns the status a program should end with: a container that ends by itself is red; what

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // doing says what each thread of a process is about, one a line, as far as the kernel
@@ -43,6 +45,33 @@ func stackNames(stack string) string {
 	}
 	return strings.Join(names, " ")
 }
+
+// waitsInVain returns the lock that the process waits for although nobody can release it: it has but one thread, which waits,
+// without a limit, for a futex that no other process knows of. "" means that it does no such thing, or that this cannot be seen.
+// A signal could still end it.
+func (p Process) waitsInVain() string {
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.PID))
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", p.PID))
+	if len(tasks) != 1 || !p.Alive() {
+		return ""
+	}
+	var call int
+	var lock, operation, value, limit uint64
+	if _, err := fmt.Sscanf(string(text), "%d %v %v %v %v", &call, &lock, &operation, &value, &limit); err != nil || call != unix.SYS_FUTEX {
+		return ""
+	}
+	private := operation&futexPrivate != 0
+	if command := operation &^ (futexPrivate | futexRealtime); !private || limit != 0 || command != futexWait && command != futexWaitBitset {
+		return ""
+	}
+	return fmt.Sprintf("%#x", lock)
+}
+
+// These are from futex(2).
+const (
+	futexWait, futexWaitBitset  = 0, 9
+	futexPrivate, futexRealtime = 128, 256
+)
 
 // stuck says what a launcher that does not get on is doing, and its children.
 func (in *Instance) stuck() string {

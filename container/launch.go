@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/genenetwork/guixci/inferior/sexp"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,22 +45,25 @@ func (d *Deployment) poise(ctx context.Context, was standing, next *Generation) 
 // start runs a generation's script until its container has a first process, whose
 // services have hardly begun to come up. On error nothing of it is left.
 func (in *Instance) start(ctx context.Context) error {
-	err := in.attempt(ctx)
-	if err != nil && err.hung && ctx.Err() == nil {
+	for again := 0; ; again++ {
+		err := in.attempt(ctx)
+		if err == nil {
+			return nil
+		}
+		// Hanging costs half of the time there is, a deadlock next to nothing.
+		patient := err.hung == errNoPID && again == 0 || err.hung == errDeadlock && again < 4
+		if !patient || ctx.Err() != nil {
+			return err.error
+		}
 		// It hangs before there is a container, so nothing of that has run: see launcherEnvironment.
 		in.d.log().Warn("starting the container once more", "generation", in.Generation.Number, "because", err.error)
-		err = in.attempt(ctx)
 	}
-	if err != nil {
-		return err.error
-	}
-	return nil
 }
 
 // A failedStart says why there is no container.
 type failedStart struct {
 	error
-	hung bool // the launcher lived, and said nothing about a first process
+	hung error // errNoPID or errDeadlock if the launcher lived, and said nothing about a first process
 }
 
 // attempt starts the launcher once, or opens its gate, and has half of the time for it. On error nothing of it is left.
@@ -84,11 +86,17 @@ func (in *Instance) attempt(ctx context.Context) *failedStart {
 		return nil
 	}
 	_, said := os.Stat(in.pidFile())
-	hung := errors.Is(context.Cause(limited), errNoPID) && errors.Is(said, os.ErrNotExist)
-	return &failedStart{errors.Join(err, in.kill(context.WithoutCancel(ctx))), hung}
+	failed := &failedStart{error: errors.Join(err, in.kill(context.WithoutCancel(ctx)))}
+	if launch := new(LaunchError); errors.As(err, &launch) && errors.Is(said, os.ErrNotExist) {
+		failed.hung = launch.hung
+	}
+	return failed
 }
 
-var errNoPID = errors.New("the container's first process did not appear in time")
+var (
+	errNoPID    = errors.New("the container's first process did not appear in time")
+	errDeadlock = errors.New("the container's first process waits for a lock that nobody can release")
+)
 
 // launch has the launcher started, to wait at its gate if it is gated. What is recorded before it runs lets a successor find
 // it even if this process dies right afterwards.
@@ -138,7 +146,7 @@ func (in *Instance) makeRunDir() error {
 	if err := in.Generation.Environment.handOver(filepath.Join(in.runDir(), "environment")); err != nil {
 		return fmt.Errorf("hand over environment: %w", err)
 	}
-	if err := os.WriteFile(in.preludeFile(), []byte(prelude()), 0o600); err != nil {
+	if err := os.WriteFile(in.preludeFile(), []byte(prelude), 0o600); err != nil {
 		return err
 	}
 	return in.makeConsole()
@@ -227,12 +235,18 @@ func (in *Instance) launcher() []string {
 // prelude has Guile write line by line. To what is no terminal it would write when it has much to say or ends, and
 // what the container says before its shepherd is there, that files are missing for example, would
 // be lost: shepherd is executed in the same process.
-func prelude() string {
-	line := func(port sexp.Symbol) sexp.Value {
-		return sexp.L(sexp.Symbol("setvbuf"), sexp.L(port), sexp.Quote(sexp.Symbol("line")))
-	}
-	return sexp.L(sexp.Symbol("begin"), line("current-output-port"), line("current-error-port")).String() + "\n"
-}
+//
+// Then it has a signal handled, so that the thread that sees to signals is there, and waits for the next one. Otherwise the
+// launcher would have it made right before the container's first process, see launcherEnvironment.
+const prelude = `
+(setvbuf (current-output-port) 'line)
+(setvbuf (current-error-port) 'line)
+(let ((handled #f))
+  (sigaction SIGUSR2 (lambda (signal) (set! handled #t)))
+  (kill (getpid) SIGUSR2)
+  (while (not handled) (usleep 1000))
+  (sigaction SIGUSR2 SIG_DFL))
+`
 
 func (in *Instance) preludeFile() string { return filepath.Join(in.runDir(), "prelude.scm") }
 
@@ -250,11 +264,13 @@ func readStart(name string, most int64) (string, error) {
 // launcherEnvironment is the launcher's. It does not reach the container,
 // and nothing of ours should matter to it.
 //
-// Guile's garbage collector must have no thread of its own: the launcher makes the container's first process by a
-// bare clone system call, and what that thread has locked just then stays locked in the new
-// process for ever. It waits for it, and the launcher for it.
+// Guile's garbage collector must have no thread of its own, and do nothing: the launcher makes the container's first process by a
+// bare clone system call, and what another thread has locked just then stays locked in the new
+// process for ever. It waits for it, and the launcher for it. Without threads that mark this was seen twice more, the
+// lock being the allocator's, which other threads, too, take when they begin: see prelude. A launcher allocates some 20 MB in its
+// life, and then only waits.
 func launcherEnvironment(tmp string) []string {
-	return append(os.Environ(), "TMPDIR="+tmp, "GUILE_AUTO_COMPILE=0", "GC_MARKERS=1")
+	return append(os.Environ(), "TMPDIR="+tmp, "GUILE_AUTO_COMPILE=0", "GC_MARKERS=1", "GC_DONT_GC=1")
 }
 
 // awaitPID waits until the launcher has written the pid of the container's first
@@ -263,6 +279,9 @@ func launcherEnvironment(tmp string) []string {
 func (in *Instance) awaitPID(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	look := time.NewTicker(lookForDeadlock)
+	defer look.Stop()
+	lock := "" // that was waited for in vain when it was looked at last
 	for {
 		dead := !in.Launcher.Alive() // asked first: what it wrote before it died is seen below
 		if p, ok := in.readPID(); ok {
@@ -274,11 +293,29 @@ func (in *Instance) awaitPID(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
+		case <-look.C:
+			before := lock
+			if lock = in.deadlock(); lock != "" && lock == before {
+				return in.noPID(errDeadlock)
+			}
 		case <-ctx.Done():
 			return in.noPID(context.Cause(ctx))
 		}
 	}
 }
+
+// deadlock returns the lock that a child of the launcher waits for in vain, or "".
+func (in *Instance) deadlock() string {
+	for _, child := range in.Launcher.children() {
+		if lock := child.waitsInVain(); lock != "" {
+			return lock
+		}
+	}
+	return ""
+}
+
+// lookForDeadlock is the time between two looks; what is seen twice is not only for a moment.
+const lookForDeadlock = 500 * time.Millisecond
 
 func (in *Instance) readPID() (Process, bool) {
 	text, err := os.ReadFile(in.pidFile())
@@ -295,11 +332,12 @@ func (in *Instance) readPID() (Process, bool) {
 
 // noPID explains why there was no pid, beyond the cause.
 func (in *Instance) noPID(cause error) error {
-	if !errors.Is(cause, errNoPID) {
+	if cause != errNoPID && cause != errDeadlock {
 		return cause
 	}
+	reason := cause.Error()
 	if text, err := os.ReadFile(in.pidFile()); err == nil {
-		cause = fmt.Errorf("%w: the pid file says %.20q, which is no child of launcher %d", cause, text, in.Launcher.PID)
+		reason += fmt.Sprintf(": the pid file says %.20q, which is no child of launcher %d", text, in.Launcher.PID)
 	}
-	return &LaunchError{Script: in.Generation.Script, Reason: cause.Error(), Output: in.output(), Stuck: in.stuck()}
+	return &LaunchError{Script: in.Generation.Script, Reason: reason, Output: in.output(), Stuck: in.stuck(), hung: cause}
 }

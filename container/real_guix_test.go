@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -126,7 +127,7 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 		answers(t, "one")
 	})
 
-	// Its garbage collector has no thread of its own: see launcherEnvironment.
+	// Its garbage collector has no thread of its own, and does nothing: see launcherEnvironment.
 	t.Run("launcher", func(t *testing.T) {
 		in, err := d.Running()
 		if err != nil {
@@ -140,6 +141,13 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 			if text := readFile(t, name); bytes.HasPrefix(text, []byte("GC-marker")) {
 				t.Errorf("the launcher has a thread %s", text)
 			}
+		}
+		environment := readFile(t, fmt.Sprintf("/proc/%d/environ", in.Launcher.PID))
+		const allocate = "(let loop ((i 0)) (when (< i 100) (make-bytevector 1000000) (loop (+ i 1)))) (display (assq-ref (gc-stats) 'gc-times))"
+		guile := exec.Command(in.launcher()[0], "-c", "(use-modules (rnrs bytevectors)) "+allocate)
+		guile.Env = strings.Split(string(bytes.TrimRight(environment, "\x00")), "\x00")
+		if times, err := guile.Output(); err != nil || string(times) != "0" {
+			t.Errorf("garbage was collected %q times, %v", times, err)
 		}
 	})
 

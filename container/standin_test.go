@@ -67,6 +67,11 @@ trap 'rmdir "$root"' EXIT
 case $MODE in
   dies) cat "$REPLY_FILE" >&2; exit 1;;
   "hangs once") test -e "$0.hung" || { : > "$0.hung"; exec sleep 1000; };;
+  "deadlocks once") test -e "$0.hung" || {
+    : > "$0.hung"
+    perl -e 'syscall($ENV{FUTEX}, my $lock = pack("L", 2), 128, 2, 0, 0, 0)' &
+    wait $!
+  };;
   hangs) exec sleep 1000;;
   crashes) echo 'Shepherd crashed!' >&2;;
   lies) echo $PPID > "$file"; exec sleep 1000;;
