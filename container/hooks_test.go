@@ -50,7 +50,8 @@ func checkState(t *testing.T, d *Deployment, state string, want map[string]strin
 	}
 }
 
-// A migration that works: it finds what it needs in its environment, and nothing runs meanwhile.
+// A migration that works: it finds what it needs in its environment, and nothing runs meanwhile. The container gets
+// the secret that it leaves.
 func TestMigrate(t *testing.T) {
 	d, state, old := withState(t)
 	before := checkRuns(t, d, old)
@@ -62,9 +63,13 @@ func TestMigrate(t *testing.T) {
 	d.Switch.Hooks = []Hook{shell(t, fmt.Sprintf(`! kill -0 %d 2>/dev/null || exit 9
 		echo 2 > "$GUIXCI_MOUNT_STATE/version"
 		echo "$GUIXCI_DEPLOYMENT $GUIXCI_ENVIRONMENT $GUIXCI_OLD_GENERATION $GUIXCI_GENERATION $GUIXCI_SETTING_URL" > %q
-		cat "$GUIXCI_SECRET_DB_KEY" >> %[2]q`, before.Process.PID, told)), live}
+		cat "$GUIXCI_SECRET_DB_KEY" >> %[2]q
+		echo renewed > "$GUIXCI_SECRET_DB_KEY"`, before.Process.PID, told)), live}
 	g := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
-	checkRuns(t, d, g)
+	in := checkRuns(t, d, g)
+	if text := readFile(t, filepath.Join(in.runDir(), "environment", "secrets", "db-key")); string(text) != "renewed\n" {
+		t.Errorf("secret %q", text)
+	}
 	if text, err := os.ReadFile(told); err != nil || string(text) != "test production 1 2 here\nsecret" {
 		t.Errorf("told %q, %v", text, err)
 	}

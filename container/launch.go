@@ -111,10 +111,12 @@ func (in *Instance) launch(ctx context.Context, gated bool) error {
 	if err := in.makeRunDir(); err != nil {
 		return err
 	}
+	prepare := in.handOver
 	if gated {
-		if err := in.makeGate(); err != nil {
-			return err
-		}
+		prepare = in.makeGate
+	}
+	if err := prepare(); err != nil {
+		return err
 	}
 	if err := in.save(); err != nil {
 		return err
@@ -134,8 +136,7 @@ func (in *Instance) launch(ctx context.Context, gated bool) error {
 }
 
 // makeRunDir makes the directory of this run: the launcher's temporary
-// directory, in which it makes the container's root, its pid file, the files of the environment,
-// the console, and what Guile loads first.
+// directory, in which it makes the container's root, its pid file, the console, and what Guile loads first.
 func (in *Instance) makeRunDir() error {
 	if err := removeRunDir(in.runDir()); err != nil {
 		return err
@@ -143,13 +144,19 @@ func (in *Instance) makeRunDir() error {
 	if err := os.MkdirAll(filepath.Join(in.runDir(), "tmp"), 0o700); err != nil {
 		return err
 	}
-	if err := in.Generation.Environment.handOver(filepath.Join(in.runDir(), "environment")); err != nil {
-		return fmt.Errorf("hand over environment: %w", err)
-	}
 	if err := os.WriteFile(in.preludeFile(), []byte(prelude), 0o600); err != nil {
 		return err
 	}
 	return in.makeConsole()
+}
+
+// handOver makes the files of the environment. It comes right before there is a container, since hooks may have changed those that
+// they are made from.
+func (in *Instance) handOver() error {
+	if err := in.Generation.Environment.handOver(filepath.Join(in.runDir(), "environment")); err != nil {
+		return fmt.Errorf("hand over environment: %w", err)
+	}
+	return nil
 }
 
 // makeGate makes what a launcher waits at as long as it is there: a fifo, which is open to write here. If
@@ -164,6 +171,9 @@ func (in *Instance) makeGate() (err error) {
 
 // open opens the gate, and writes down what the instance is from then on.
 func (in *Instance) open() error {
+	if err := in.handOver(); err != nil {
+		return err
+	}
 	_, err := in.gate.WriteString("\n")                               // for one that waits there
 	err = errors.Join(err, os.Remove(in.gateFile()), in.gate.Close()) // for one that has not arrived
 	in.gate = nil
