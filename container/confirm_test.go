@@ -90,17 +90,25 @@ func newWaiting(t *testing.T, beside bool, mode string) *waiting {
 	t.Setenv("CONFIRM_BY", "10m")
 	w.deployer, _ = startDeployer(t, w.d, script(t, w.d, mode, "status-works.sexp"))
 	t.Cleanup(w.kill)
+	w.trial = awaitWaiting(t, w.d)
+	return w
+}
+
+// awaitWaiting waits until an instance waits to be confirmed, and returns it.
+func awaitWaiting(t *testing.T, d *Deployment) *Instance {
+	t.Helper()
 	await(t, func() bool {
-		in, err := w.d.candidate()
+		in, err := d.candidate()
 		if err == nil {
 			_, err = in.waitsUntil()
 		}
 		return err == nil
 	})
-	var err error
-	w.trial, err = w.d.candidate() // it has all its processes now
-	w.must(err)
-	return w
+	in, err := d.candidate() // it has all its processes now
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in
 }
 
 func (w *waiting) must(errs ...error) {
@@ -195,4 +203,25 @@ func (w *waiting) check(confirmed bool) {
 	if !confirmed && !strings.HasPrefix(told, "began 2 deployer, interrupted 2 , ") {
 		w.Errorf("ledger %q", told)
 	}
+}
+
+// What is left of the old generation goes, also when nobody was there any more to see its launcher end, and the new one was
+// confirmed all the same.
+func TestConfirmedBeforeTheOldIsCleared(t *testing.T) {
+	d := testDeployment(t)
+	one := mustApply(t, d, script(t, d, "lingers", "status-works.sexp"))
+	old := checkRuns(t, d, one)
+	t.Setenv("CONFIRM_BY", "10m")
+	deployer, _ := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
+	two := awaitWaiting(t, d).Generation
+	deployer.Process.Kill()
+	deployer.Wait()
+	if !old.Launcher.Alive() {
+		t.Fatal("nothing is left of the old one")
+	}
+	if err := d.Confirm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkRuns(t, d, two)
+	checkNothingLeft(t, d, old)
 }

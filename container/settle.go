@@ -88,7 +88,9 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 			return standing{}, err
 		}
 	}
+	left := d.clearOthers(context.WithoutCancel(ctx), r)
 	if confirmed && in.Alive() {
+		d.complain("clear away what does not run", left)
 		in.record = r
 		was := standing{current, in, true, beside}
 		if was.lingers() {
@@ -107,10 +109,10 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	if err := in.kill(context.WithoutCancel(ctx)); err != nil {
 		return standing{}, fmt.Errorf("clear away generation %d, which a process that was killed has left: %w", r.Generation, err)
 	}
+	if left != nil {
+		return standing{}, left
+	}
 	if !confirmed {
-		if err := d.clearPrevious(ctx, r); err != nil {
-			return standing{}, err
-		}
 		if err := d.undo(context.WithoutCancel(ctx), r.Generation); err != nil {
 			return standing{}, err
 		}
@@ -138,17 +140,23 @@ func (d *Deployment) unfreeze(in *Instance) {
 	}
 }
 
-// clearPrevious clears away what the generation before a trial may have left behind: it was
-// stopped, but nobody was there to see its launcher end.
-func (d *Deployment) clearPrevious(ctx context.Context, r *record) error {
-	if r.Previous == 0 {
-		return nil
+// clearOthers clears away what generations that are not recorded to run have left behind: they were stopped, but who stopped them
+// was killed before he saw their launchers end, or could not end them.
+func (d *Deployment) clearOthers(ctx context.Context, r *record) error {
+	found, err := d.generationsWith("run")
+	for _, number := range found {
+		if number == r.Generation || r.Beside != nil && number == r.Beside.Generation {
+			continue
+		}
+		in, e := d.instance(&record{Generation: number})
+		if e == nil {
+			e = in.kill(ctx)
+		}
+		if e != nil {
+			err = errors.Join(err, fmt.Errorf("clear away what is left of generation %d: %w", number, e))
+		}
 	}
-	in, err := d.instance(&record{Generation: r.Previous})
-	if err != nil {
-		return err
-	}
-	return in.kill(context.WithoutCancel(ctx))
+	return err
 }
 
 // finishLedger is settleLedger for who enters something, and changes no container.

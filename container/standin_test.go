@@ -80,6 +80,7 @@ STANDIN=container "$BINARY" &
 test "$MODE" = "tells nothing" || echo $! > "$file"
 echo "system container is running as PID $!" >&2
 wait $!
+test "$MODE" != lingers || exec sleep 1000
 `
 
 // containerMain is a container's shepherd: it answers every command
