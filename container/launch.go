@@ -202,7 +202,7 @@ func removeRunDir(dir string) error {
 	for _, e := range leftovers {
 		names = append(names, filepath.Join(dir, "tmp", e.Name()))
 	}
-	for _, name := range append(names, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "console"), filepath.Join(dir, "gate"), filepath.Join(dir, "prelude.scm"), filepath.Join(dir, "unit.json"), dir) {
+	for _, name := range append(names, filepath.Join(dir, "tmp"), filepath.Join(dir, "pid"), filepath.Join(dir, "console"), filepath.Join(dir, "gate"), filepath.Join(dir, "restarting"), filepath.Join(dir, "prelude.scm"), filepath.Join(dir, "unit.json"), dir) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

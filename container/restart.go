@@ -5,7 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
@@ -14,7 +18,8 @@ import (
 // RestartService stops a service of the running container, with all that require it, and
 // starts them again. It may take as long as the generation gives all services to stop, Handling.StopTimeout, and to come up,
 // Schedule.StartPeriod. The error says, with a *[ServiceError] each, which do not come up, or have not by
-// then; shepherd goes on with those that it is starting, and the others stay stopped.
+// then; shepherd goes on with those that it is starting, and the others stay stopped. If ctx ends, or this process is killed, what
+// was stopped is started by [Deployment.Start], by a supervisor, or the next time a service is restarted.
 func (d *Deployment) RestartService(ctx context.Context, name string) error {
 	if err := d.restartService(ctx, name); err != nil {
 		return fmt.Errorf("restart %s of %s: %w", name, d.Name, err)
@@ -32,6 +37,8 @@ func (d *Deployment) restartService(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	d.complain("write the ledger", d.finishLedger())
+	d.finishRestart(ctx, Revision{}, in)
 	services, err := in.services(ctx)
 	if err != nil {
 		return err
@@ -43,7 +50,6 @@ func (d *Deployment) restartService(ctx context.Context, name string) error {
 	case service.provides("root"):
 		return decline("that is shepherd itself, with which the container ends; stop and start the deployment")
 	}
-	d.complain("write the ledger", d.finishLedger())
 	err = in.restart(ctx, service, services)
 	detail := service.Name()
 	if err != nil {
@@ -57,19 +63,57 @@ func (d *Deployment) restartService(ctx context.Context, name string) error {
 // was is started all the same.
 func (in *Instance) restart(ctx context.Context, service Service, before []Service) error {
 	names := affected(service, before)
+	in.d.complain("write down what is going to be restarted", writeJSON(in.restartingFile(), names))
+	defer func() {
+		if ctx.Err() == nil { // else it is as if this process were killed
+			os.Remove(in.restartingFile())
+		}
+	}()
 	done, complaint := in.stopService(ctx, names)
 	if !done {
 		return complaint
 	}
+	_, err := in.startStopped(ctx, names)
+	return errors.Join(complaint, err)
+}
+
+// startStopped starts those of the services that do not run, and returns which.
+func (in *Instance) startStopped(ctx context.Context, names []string) ([]string, error) {
 	now, err := in.services(ctx)
 	if err != nil {
-		return errors.Join(complaint, err)
+		return nil, err
 	}
 	names = slices.DeleteFunc(names, func(name string) bool {
 		s, ok := find(now, name)
 		return ok && s.Status == "running"
 	})
-	return errors.Join(complaint, in.startServices(ctx, names))
+	return names, in.startServices(ctx, names)
+}
+
+// restartingFile is there while services are restarted, and names them.
+func (in *Instance) restartingFile() string { return filepath.Join(in.runDir(), "restarting") }
+
+// finishRestart starts what somebody who was killed has stopped to start it again. The caller has the lease.
+func (d *Deployment) finishRestart(ctx context.Context, rev Revision, in *Instance) {
+	var names []string
+	err := readJSON(in.restartingFile(), &names)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		names, err = in.startStopped(ctx, names)
+	}
+	if ctx.Err() != nil {
+		return // somebody else does
+	}
+	d.complain("finish a restart", errors.Join(err, os.Remove(in.restartingFile())))
+	if len(names) > 0 {
+		detail := strings.Join(names, ", ") + ", found stopped after an interruption"
+		if err != nil {
+			detail += ": " + err.Error()
+		}
+		d.note(rev, in.Generation, WasRestarted, detail)
+	}
 }
 
 // affected returns the names of what is stopped with a service: its own, and those of what runs and requires it.

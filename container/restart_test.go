@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,11 +21,11 @@ import (
 
 // A herd is a shepherd whose service web requires store, and that db: one of its commands is never done.
 type herd struct {
-	never     string // such as "start db"
-	as        string // the status of its service meanwhile
+	as        string // the status of the service of never, meanwhile
 	complains bool   // when it stops something, which it does
 
-	mu     sync.Mutex // guards status
+	mu     sync.Mutex // guards what follows
+	never  string     // such as "start db"
 	status map[string]string
 }
 
@@ -63,7 +64,7 @@ func (h *herd) answer(conn net.Conn) {
 	action, _ := sexp.Field(command, "action")
 	service, _ := sexp.Field(command, "service")
 	name := service.String()
-	if fmt.Sprint(action, " ", service) == h.never {
+	if h.isNeverDone(fmt.Sprint(action, " ", service)) {
 		h.set(name, h.as)
 		io.Copy(io.Discard, conn) // until the client has enough
 		return
@@ -85,6 +86,12 @@ func (h *herd) answer(conn net.Conn) {
 		result = "(service (version 0))"
 	}
 	fmt.Fprintf(conn, "(reply (version 0) (result %s) (error #f) (messages ()))", result)
+}
+
+func (h *herd) isNeverDone(command string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return command == h.never
 }
 
 func (h *herd) set(service, status string) {
@@ -215,5 +222,80 @@ func TestRestartAfterBadStop(t *testing.T) {
 	defer h.mu.Unlock()
 	if diff := cmp.Diff(map[string]string{"web": "running", "store": "running", "db": "running", "other": "stopped"}, h.status); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Who restarts a service is killed, or has to end, when it has been stopped, and one that requires it not been started yet: it is
+// by whoever comes next.
+func TestKilledRestart(t *testing.T) {
+	for _, next := range []string{"start", "start after its context", "restart", "supervise"} {
+		t.Run(next, func(t *testing.T) {
+			d := testDeployment(t)
+			in := checkRuns(t, d, mustApply(t, d, script(t, d, "works", "status-works.sexp")))
+			h := &herd{never: "start store", as: "stopped"}
+			h.serve(t, d.socket)
+			h.set("other", "stopped")
+			want := []Event{Began, Confirmed, WasRestarted}
+			var end func()
+			if next == "start after its context" {
+				want = append(want, WasRestarted)
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error)
+				go func() { ended <- d.RestartService(ctx, "db") }()
+				end = func() {
+					cancel()
+					if err := <-ended; !errors.Is(err, context.Canceled) {
+						t.Errorf("error %v", err)
+					}
+				}
+			} else {
+				restarter := standIn(t.Context(), d, "restarter", "SERVICE=db")
+				if err := restarter.Start(); err != nil {
+					t.Fatal(err)
+				}
+				end = func() {
+					restarter.Process.Kill()
+					restarter.Wait()
+				}
+			}
+			is := func(db, store, web string) bool {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				return h.status["db"] == db && h.status["store"] == store && h.status["web"] == web
+			}
+			await(t, func() bool { return is("running", "stopped", "stopped") })
+			end()
+			h.mu.Lock()
+			h.never = ""
+			h.mu.Unlock()
+			switch next {
+			case "start", "start after its context":
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Error(err)
+				}
+			case "restart":
+				if err := d.RestartService(t.Context(), "db"); err != nil {
+					t.Error(err)
+				}
+				want = append(want, WasRestarted)
+			case "supervise":
+				supervise(t, d, quickly)
+				await(t, func() bool { return is("running", "running", "running") && len(events(t, d)) == len(want) })
+			}
+			if !is("running", "running", "running") || h.status["other"] != "stopped" {
+				t.Errorf("services %v", h.status)
+			}
+			found := slices.Index(want, WasRestarted)
+			if next == "start after its context" {
+				found++ // the first is of who had to end
+			}
+			history, err := d.History()
+			if err != nil || !slices.Equal(events(t, d), want) || !strings.HasPrefix(history[found].Detail, "store, web, found stopped") {
+				t.Errorf("%+v, %v", history, err)
+			}
+			if _, err := os.Stat(in.restartingFile()); err == nil {
+				t.Error("it is restarted for ever")
+			}
+		})
 	}
 }

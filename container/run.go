@@ -10,7 +10,8 @@ import (
 )
 
 // Start makes the current generation run, and returns once it is healthy: after
-// [Deployment.Stop], a crash, or a boot of the machine. If it runs, nothing happens.
+// [Deployment.Stop], a crash, or a boot of the machine. If it runs, nothing happens, except that what a killed
+// [Deployment.RestartService] has left stopped is started.
 func (d *Deployment) Start(ctx context.Context) (*Instance, error) {
 	rev := Revision{Why: cmp.Or(d.Why, "start")}
 	lease, err := d.demand(ctx, rev.Who, rev.Why)
@@ -27,7 +28,11 @@ func (d *Deployment) Start(ctx context.Context) (*Instance, error) {
 // startIf returns nil without an error if it may not. The caller has the lease.
 func (d *Deployment) startIf(ctx context.Context, rev Revision, may func(standing) bool) (*Instance, error) {
 	was, err := d.settle(ctx)
-	if err != nil || was.running != nil && !was.running.record.ComingUp || !may(was) {
+	if err == nil && was.running != nil && !was.running.record.ComingUp {
+		d.finishRestart(ctx, rev, was.running)
+		return was.running, nil
+	}
+	if err != nil || !may(was) {
 		return was.running, err
 	}
 	if was.current == nil {

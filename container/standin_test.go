@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 		_, err := d.Start(context.Background())
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	case "restarter":
+		d := &Deployment{Name: "test", Dir: os.Getenv("DIR"), unprivileged: true, socket: os.Getenv("SOCKET")}
+		fmt.Fprintln(os.Stderr, d.RestartService(context.Background(), os.Getenv("SERVICE")))
+		os.Exit(1)
 	case "sandbox":
 		if err := sandboxMain(strings.Fields(os.Getenv("MOUNTS"))); err != nil {
 			fmt.Fprintln(os.Stderr, err)

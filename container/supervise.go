@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"time"
 
 	"github.com/genenetwork/guixci/internal/filelock"
@@ -147,7 +148,7 @@ func (k *keeper) look(ctx context.Context) (done bool, err error) {
 	}
 	if in.Alive() && current != nil && current.Number == r.Generation && !r.Stopping && !r.ComingUp {
 		k.sees(in)
-		return false, errors.Join(k.listen(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, in))
+		return false, errors.Join(k.listen(in), in.rotateLog(ctx, k.LogSize, k.LogCount), k.lookBeside(ctx, in), k.lookForRestart(ctx, in))
 	}
 	return false, errors.Join(k.listen(in), k.start(ctx, in))
 }
@@ -214,6 +215,15 @@ func (k *keeper) lookBeside(ctx context.Context, main *Instance) error {
 		k.standby = in.Process
 	}
 	return in.rotateLog(ctx, k.LogSize, k.LogCount)
+}
+
+// lookForRestart has a restart of services finished by startAgain if whoever began it was killed.
+func (k *keeper) lookForRestart(ctx context.Context, in *Instance) error {
+	if _, err := os.Stat(in.restartingFile()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	_, err := k.startAgain(ctx)
+	return unlessBusy(err)
 }
 
 // start starts the container if nobody else is about to do something, and if it is time.
