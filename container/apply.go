@@ -189,7 +189,8 @@ func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation,
 		result.Outcome = RollbackFailed
 	}
 	stuck := !untouched && was.running != nil && was.running.Alive() // it could not be stopped
-	result.Machine = errors.Is(cause, errForkCrashed)
+	var notLaunched notLaunched
+	result.Machine = errors.Is(cause, errForkCrashed) || errors.As(cause, &notLaunched) && ctx.Err() == nil
 	if !stuck && !result.Machine && ctx.Err() == nil { // else it may be as good as any
 		next.Rejected = cause.Error()
 	}

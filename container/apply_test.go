@@ -484,15 +484,18 @@ func TestKilledWhilePoised(t *testing.T) {
 	}
 }
 
-// A launcher that cannot be started leaves the old container alone.
+// A launcher that cannot be started leaves the old container alone, and the revision is not to blame: it can be tried again.
 func TestNotPoised(t *testing.T) {
 	d := testDeployment(t)
 	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
 	was := checkRuns(t, d, old)
 	e := *d
 	e.Runners = map[string]Runner{"": reluctant{ownSupervisor}}
-	_, err := e.Apply(t.Context(), Revision{Script: script(t, d, "works", "status-works.sexp")})
-	wantOutcome(t, err, Kept)
+	next := script(t, d, "works", "status-works.sexp")
+	_, err := e.Apply(t.Context(), Revision{Script: next})
+	if failed := wantOutcome(t, err, Kept); !failed.Machine || failed.ExitCode() != NotTried.ExitCode() {
+		t.Errorf("status %d of %v", failed.ExitCode(), err)
+	}
 	if now := checkRuns(t, d, old); now.Process != was.Process {
 		t.Error("it was started again")
 	}
@@ -504,6 +507,7 @@ func TestNotPoised(t *testing.T) {
 	if r, err := d.readRecord(); err != nil || r.Stopping || r.Beside != nil {
 		t.Errorf("record %+v, %v", r, err)
 	}
+	checkRuns(t, d, mustApply(t, d, next))
 }
 
 type reluctant struct{ Runner }

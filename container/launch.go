@@ -98,15 +98,27 @@ var (
 	errDeadlock = errors.New("the container's first process waits for a lock that nobody can release")
 )
 
-// launch has the launcher started, to wait at its gate if it is gated. What is recorded before it runs lets a successor find
-// it even if this process dies right afterwards.
+// A notLaunched is why no launcher could be started, which has nothing to do with what it was to launch.
+type notLaunched struct{ error }
+
+func (e notLaunched) Unwrap() error { return e.error }
+
+// launch has the launcher started, to wait at its gate if it is gated. An error that is not about the script is a notLaunched.
 func (in *Instance) launch(ctx context.Context, gated bool) error {
+	if _, err := exec.LookPath(in.Generation.Script); err != nil {
+		return err // the shell that executes it would only say so in the log
+	}
+	if err := in.startLauncher(ctx, gated); err != nil {
+		return notLaunched{err}
+	}
+	return nil
+}
+
+// startLauncher records what lets a successor find the launcher, even if this process dies right after it was started.
+func (in *Instance) startLauncher(ctx context.Context, gated bool) error {
 	runner, err := in.d.runner(in.Generation)
 	if err != nil {
 		return err
-	}
-	if _, err := exec.LookPath(in.Generation.Script); err != nil {
-		return err // the shell that executes it would only say so in the log
 	}
 	if err := in.makeRunDir(); err != nil {
 		return err
