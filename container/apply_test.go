@@ -410,6 +410,13 @@ func TestKilledWhileStopping(t *testing.T) {
 			was := checkRuns(t, d, old)
 			deployer, _ := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
 			poised := awaitPoised(t, d)
+			e := *d
+			e.Runners = map[string]Runner{"": new(Supervisor)} // it tells of all units there are
+			for _, f := range Doctor(&e) {
+				if f.Unit == poised.unit().Name {
+					t.Errorf("%+v", f)
+				}
+			}
 			deployer.Process.Kill()
 			deployer.Wait()
 			if !was.Process.Alive() {

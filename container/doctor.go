@@ -45,7 +45,7 @@ func Doctor(deployments ...*Deployment) []Finding {
 			found = append(found, f)
 		}
 		beside = append(beside, left...)
-		if b, _ := d.kept(); b != nil {
+		if b, _ := d.atSide(); b != nil {
 			beside = append(beside, b)
 		}
 		for _, b := range beside {
@@ -57,11 +57,11 @@ func Doctor(deployments ...*Deployment) []Finding {
 		}
 	}
 	for _, pid := range pids() {
+		known[0] = false
 		if f, ok := stranger(pid); ok && !known[f.Launcher] && !known[f.Process] {
 			found = append(found, f)
 			known[f.Launcher], known[f.Process] = true, true
 		}
-		known[0] = false
 	}
 	for _, f := range found {
 		units[f.Unit] = true

@@ -167,7 +167,7 @@ func TestKilledWhileMigrating(t *testing.T) {
 	want := portrait(t, state)
 	killMigrating(t, d, state)
 	trial, err := d.readRecord()
-	if err != nil || trial.Generation != 2 || trial.Previous != 1 || !trial.Process.isZero() {
+	if err != nil || trial.Generation != 2 || trial.Previous != 1 || trial.Launcher.isZero() || !trial.Process.isZero() {
 		t.Fatalf("record %+v, %v", trial, err)
 	}
 	if got := portrait(t, state); cmp.Equal(want, got) {

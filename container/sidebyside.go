@@ -332,14 +332,19 @@ func (d *Deployment) settleBeside(ctx context.Context, r *record, current *Gener
 	return nil, nil
 }
 
-// kept returns what runs beside what runs; nil for nothing.
-func (d *Deployment) kept() (*Instance, error) {
+// atSide returns what is recorded beside what runs, be it a launcher yet that waits for its turn; nil for nothing.
+func (d *Deployment) atSide() (*Instance, error) {
 	r, err := d.readRecord()
 	if err != nil || r == nil || r.Beside == nil {
 		return nil, err
 	}
-	in, err := d.instance(r.Beside)
-	if err != nil || !in.Alive() {
+	return d.instance(r.Beside)
+}
+
+// kept returns what runs beside what runs; nil for nothing.
+func (d *Deployment) kept() (*Instance, error) {
+	in, err := d.atSide()
+	if err != nil || in == nil || !in.Alive() {
 		return nil, err
 	}
 	return in, nil

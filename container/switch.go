@@ -150,13 +150,13 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	defer cleared()
 	stopped := time.Now()
 	if err == nil {
-		err = d.prepareState(ctx, was, next, snapshotOf)
+		in.main, in.record.Trial, in.record.Previous = nil, false, was.previous()
+		err = d.prepareState(ctx, was, in, snapshotOf)
 	}
 	if err != nil {
 		return errors.Join(err, in.kill(context.WithoutCancel(ctx)))
 	}
 	prepared := time.Now()
-	in.main, in.record.Trial, in.record.Previous = nil, false, was.previous()
 	in, err = in.bring(ctx)
 	if err == nil {
 		if err = d.direct(ctx, was.current, next); err != nil {
@@ -177,13 +177,14 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 	return nil
 }
 
-// prepareState makes the state what next is to find. Nothing runs. What is recorded first
+// prepareState makes the state what the next instance is to find. No container runs. What is recorded first
 // has a successor of this process undo it.
-func (d *Deployment) prepareState(ctx context.Context, was standing, next *Generation, snapshotOf int) (err error) {
+func (d *Deployment) prepareState(ctx context.Context, was standing, in *Instance, snapshotOf int) (err error) {
+	next := in.Generation
 	if len(next.Switch.Snapshot) == 0 && len(next.Switch.Hooks) == 0 {
 		return nil
 	}
-	if err := d.writeRecord(&record{Generation: next.Number, Previous: was.previous(), Boot: bootID()}); err != nil {
+	if err := in.save(); err != nil {
 		return err
 	}
 	if next.switched().Snapshot, err = d.takeSnapshot(ctx, next, was.number()); err != nil {
