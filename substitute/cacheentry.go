@@ -33,7 +33,7 @@ type newFile struct {
 const beginEvery = 8 << 20
 
 func createFile(path string) (*newFile, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix)
 	if err != nil {
 		return nil, err
 	}
