@@ -158,10 +158,11 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// ownDaemon starts a guix-daemon for the box's store on a socket; the caller ends it.
-func ownDaemon(t *testing.T, socket string) (kill func()) {
+// ownDaemon starts a guix-daemon for the box's store on a socket, with more in its environment; the caller ends it.
+func ownDaemon(t *testing.T, socket string, env ...string) (kill func()) {
 	t.Helper()
 	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild")
+	cmd.Env = append(os.Environ(), env...)
 	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)

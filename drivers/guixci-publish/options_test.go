@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/genenetwork/guixci/internal/cli"
 	"github.com/genenetwork/guixci/substitute"
@@ -91,28 +92,6 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// The commands that the README tells people to type are understood.
-func TestReadme(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	commands := 0
-	for line := range strings.Lines(string(readme)) {
-		if line, ok := strings.CutPrefix(line, "    ./guixci-publish "); ok {
-			commands++
-			line, _, _ = strings.Cut(line, " > ")
-			o, err := parse(strings.Fields(line))
-			if err != nil || len(o.args) > 0 && o.args[0] != "export" {
-				t.Errorf("%q: %v", line, err)
-			}
-		}
-	}
-	if commands != 3 {
-		t.Errorf("%d commands", commands)
-	}
-}
-
 // An option that export could not heed is a mistake, and not ignored.
 func TestNotForExport(t *testing.T) {
 	for _, option := range []string{"--cache=/tmp", "-c/tmp", "--ttl=1d", "--user=nobody", "-unobody", "--port=80", "--metrics", "-a"} {
@@ -173,11 +152,5 @@ func TestGenerateKey(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
-		cli.Main(run)
-	}
-	os.Exit(m.Run())
+	testscript.Main(m, map[string]func(){program: main})
 }
-
-// asProgram makes the test binary be the program itself.
-const asProgram = "GUIXCI_TEST_PUBLISH"

@@ -55,8 +55,8 @@ func configured(t *testing.T) string {
 func start(t *testing.T, config string, args ...string) *server {
 	t.Helper()
 	guixtest.Require(t)
-	cmd := exec.Command(os.Args[0], append([]string{"--listen=127.0.0.1", "--port=0"}, args...)...)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
+	cmd := exec.Command(program, append([]string{"--listen=127.0.0.1", "--port=0"}, args...)...)
+	cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config)
 	return &server{url: started(t, cmd, cmd.Start), config: config, cmd: cmd}
 }
 
@@ -308,8 +308,8 @@ func TestExportKilled(t *testing.T) {
 	last := chain(t, 20)
 	dir := filepath.Join(t.TempDir(), "static")
 	export := func() *exec.Cmd {
-		cmd := exec.Command(os.Args[0], "export", dir, last)
-		cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
+		cmd := exec.Command(program, "export", dir, last)
+		cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config)
 		return cmd
 	}
 	for wanted := 1; wanted <= 9; wanted += 4 {
@@ -364,7 +364,7 @@ func chain(t *testing.T, n int) string {
 
 // awaitItems returns when a directory, which it makes, offers that many items, or the program that
 // writes them has ended.
-func awaitItems(t *testing.T, dir string, wanted int, ended context.Context) {
+func awaitItems(t testing.TB, dir string, wanted int, ended context.Context) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -420,8 +420,8 @@ func TestService(t *testing.T) {
 	guixtest.Require(t)
 	paths, _ := items(t)
 	config := configured(t)
-	cmd := exec.Command(os.Args[0], "--user=nobody", "--metrics")
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GUIX_CONFIGURATION_DIRECTORY="+config)
+	cmd := exec.Command(program, "--user=nobody", "--metrics")
+	cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config)
 	var address net.Addr
 	url := started(t, cmd, func() error {
 		address = storetest.Activate(t, cmd, "tcp", "127.0.0.1:0")
