@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/genenetwork/guixci/substitute"
@@ -315,4 +316,41 @@ func (s *failingSource) Info(ctx context.Context, hashPart string) (*substitute.
 		return nil, errBroken
 	}
 	return s.Source.Info(ctx, hashPart)
+}
+
+// A fileConn takes files as a connection of TCP does, whose buffers have room for the beginning.
+type fileConn struct{ net.Conn }
+
+func (c fileConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
+// While others wait, a client that takes a file as slowly as one may goes on.
+func TestServerFullSlowFile(t *testing.T) {
+	var m substitutetest.Memory
+	info := m.AddFile("large.gz", incompressible(2<<20))
+	cache := &substitute.Cache{Dir: t.TempDir(), Key: vectorKey(t)}
+	if err := cache.Add(t.Context(), &m, info); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h := &substitute.Handler{Source: new(substitutetest.Memory), Cache: cache}
+		p := &pipes{conns: make(chan net.Conn)}
+		runServer(t, &substitute.Server{Handler: h, MaxConns: 1, Drain: time.Millisecond}, p)
+		c, s := net.Pipe()
+		p.conns <- fileConn{s}
+		fmt.Fprintf(c, "GET /nar/%s HTTP/1.1\r\nHost: x\r\n\r\n", info.StorePath.Base())
+		if _, err := io.CopyN(io.Discard, c, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		waiting, s := net.Pipe()
+		defer waiting.Close()
+		p.conns <- s
+		const rate = 20_000
+		for second := range 30 {
+			time.Sleep(time.Second)
+			if _, err := io.CopyN(io.Discard, c, rate); err != nil {
+				t.Fatalf("closed after %d seconds: %v", second, err)
+			}
+		}
+		c.Close()
+	})
 }

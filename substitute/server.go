@@ -436,7 +436,7 @@ func (c *clientConn) ReadFrom(r io.Reader) (total int64, err error) {
 	if !ok || !ok2 {
 		return io.Copy(struct{ io.Writer }{c}, r)
 	}
-	const piece = 256 << 10 // which a slow client takes within stuck
+	const piece = 128 << 10 // which takes a client of leastRate less than stuck
 	for left := limited.N; left > 0; {
 		start := c.give()
 		part := &io.LimitedReader{R: limited.R, N: min(left, piece)}
