@@ -190,6 +190,9 @@ func (sp *spool) fill(write func(context.Context, io.Writer) error) {
 		err = write(sp.ctx, sp)
 		sp.release()
 	}
+	if err != nil {
+		sp.all.drop(sp)
+	}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	sp.done, sp.err = true, err
@@ -341,7 +344,7 @@ func (s *spools) put(sp *spool, at *int64) {
 	sp.file.Close()
 }
 
-// drop keeps later requests from sharing a spool that failed.
+// drop keeps later requests from sharing a spool that failed, or of which the beginning will be gone.
 func (s *spools) drop(sp *spool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -470,11 +473,9 @@ func (h *Handler) serveSpooled(w http.ResponseWriter, r *http.Request, c Compres
 	switch {
 	case err == nil:
 	case sent.n == 0:
-		h.spools.drop(sp)
 		h.failed(w, r, err)
 	default:
 		if !errors.Is(err, errClientLeft) {
-			h.spools.drop(sp)
 			h.report(r, err)
 		}
 		panic(http.ErrAbortHandler)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -234,4 +236,40 @@ func TestSpoolHoldsTheEnd(t *testing.T) {
 	if !errors.Is(err, wrong) || got != size-end {
 		t.Errorf("%d of %d bytes have left, %v", got, size, err)
 	}
+}
+
+// A client that leaves early takes nothing from those who come after it: they share what is being compressed for others.
+func TestSpoolSharedAfterLeaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{Source: blocked{}, Spool: t.TempDir()}
+		h.init.Do(h.setup)
+		info := &Info{StorePath: StoreDir + "/00000000000000000000000000000000-item", NarSize: 1 << 20}
+		serve := func(ctx context.Context) {
+			r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+			h.serveSpooled(httptest.NewRecorder(), r, Compression{Method: "zstd"}, info)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		var patient sync.WaitGroup
+		patient.Go(func() { serve(ctx) })
+		synctest.Wait()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		serve(gone)
+		if n := len(h.spools.all); n != 1 {
+			t.Errorf("%d archives can be shared, want 1", n)
+		}
+		leave()
+		patient.Wait()
+		if n := len(h.spools.all); n != 0 {
+			t.Errorf("%d archives are left", n)
+		}
+	})
+}
+
+// A blocked source has archives that never come.
+type blocked struct{ Source }
+
+func (blocked) WriteNAR(ctx context.Context, _ io.Writer, _ *Info) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
