@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -82,6 +83,15 @@ func (d *download) candidates() (all []source) {
 
 func (s source) key() string { return s.cache.base.String() + " " + s.URL }
 
+// host is where it leads to, "" if it may not.
+func (s source) host() string {
+	u, err := s.cache.resolve(s.URL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
 // errNotSigned says that an archive is not the one that was signed.
 var errNotSigned = errors.New("not the archive that was signed")
 
@@ -135,8 +145,16 @@ func (d *download) next(ctx context.Context, other map[string]bool) (source, boo
 	}
 }
 
+// reject notes that an address is no good. If its server kept us waiting, neither are its others: each would take as long.
 func (d *download) reject(s source, err error) {
 	d.failed[s.key()] = true
+	if slow := net.Error(nil); errors.As(err, &slow) && slow.Timeout() {
+		for _, other := range d.sources {
+			if other.cache == s.cache && other.host() == s.host() {
+				d.failed[other.key()] = true
+			}
+		}
+	}
 	d.why = append(d.why, fmt.Errorf("%s: %w", s.cache.name, err))
 	var status *statusError
 	if errors.Is(err, fs.ErrNotExist) || errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusGone) {
