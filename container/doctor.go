@@ -154,8 +154,12 @@ func (f *Finding) judge(in *Instance) {
 	if !state.Held {
 		f.miss("no control group: nothing limits it, and only its pid namespace holds it together")
 	}
-	if held, err := in.d.Supervised(); err == nil && !held && in.Generation.Environment.Runner == "" {
-		f.miss("no supervisor: nobody starts it when it ends, or with the machine")
+	if held, err := in.d.Supervised(); err == nil && !held {
+		missing := "nobody starts it when it ends, or with the machine"
+		if runner := in.Generation.Environment.Runner; runner != "" { // its units are of this boot only
+			missing = runner + " knows nothing of it once the machine has restarted, and nobody else starts it then"
+		}
+		f.miss(`no supervisor: %s; have a service of the machine supervise it, as "guixci-deploy supervise --help" shows`, missing)
 	}
 	if text := state.limitText(in.Generation.Environment.Limits); text != "" {
 		f.miss("%s", text)

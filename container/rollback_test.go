@@ -2,6 +2,7 @@ package container
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -143,7 +144,7 @@ func TestDoctor(t *testing.T) {
 	if len(groupsNamed(in.unit().Name)) == 0 {
 		want = append(want, "no control group: nothing limits it, and only its pid namespace holds it together")
 	}
-	want = append(want, "no supervisor: nobody starts it when it ends, or with the machine",
+	want = append(want, "no supervisor: nobody starts it when it ends, or with the machine; "+haveOne,
 		"no root: the garbage collector deletes it as soon as it stops")
 	if diff := cmp.Diff(want, examine()); diff != "" {
 		t.Error(diff)
@@ -165,6 +166,35 @@ func TestDoctor(t *testing.T) {
 	}
 	if missing := examine(); len(missing) != 1 || !strings.Contains(missing[0], "ought to run and does not") {
 		t.Errorf("%q", missing)
+	}
+}
+
+const haveOne = `have a service of the machine supervise it, as "guixci-deploy supervise --help" shows`
+
+// A service manager starts again what ends, but nothing with the machine. That is missing until somebody supervises it.
+func TestDoctorOfAnotherRunner(t *testing.T) {
+	d := testDeployment(t)
+	d.Runners, d.Environment.Runner = map[string]Runner{"manager": new(Supervisor)}, "manager"
+	mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	isMissing := func() bool {
+		found := Doctor(d)
+		i := slices.IndexFunc(found, func(f Finding) bool { return f.Deployment == d.Name && f.Process != 0 })
+		if i < 0 {
+			t.Fatalf("it is not found: %+v", found)
+		}
+		return slices.Contains(found[i].Missing,
+			"no supervisor: manager knows nothing of it once the machine has restarted, and nobody else starts it then; "+haveOne)
+	}
+	if !isMissing() {
+		t.Error("that nobody starts it with the machine is not said")
+	}
+	lock, err := d.superviseAlone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	if isMissing() {
+		t.Error("it has a supervisor")
 	}
 }
 

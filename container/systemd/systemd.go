@@ -6,7 +6,8 @@
 // Each container is a transient service, described in systemd.service(5) and
 // org.freedesktop.systemd1(5): systemd limits it, keeps its processes together, and starts it again,
 // later and later, when it ends without having been asked to. It goes on running
-// whatever becomes of who asked for it.
+// whatever becomes of who asked for it, but is forgotten with the machine: only
+// [container.Deployment.Supervise] starts it then.
 package systemd
 
 import (

@@ -27,7 +27,8 @@ probes of "start"; logs that have grown are put aside. A supervisor that is kill
 container running, for the next one to find.
 
 "apply", "promote", "rollback" and "start" leave a supervisor behind when there is none, so this is for
-starting containers with the machine. As a service of systemd:
+starting containers with the machine, those too that the file has systemd or the Shepherd run. As a
+service of systemd:
 
   [Service]
   ExecStart=guixci-deploy supervise NAME --state /var/lib/guixci
