@@ -19,6 +19,7 @@ import (
 // An other is what has a mount namespace of its own, ours or not, as it is seen from outside.
 type other struct {
 	processes []int  // in it; if one of them is number 1 of a container, it comes first
+	container bool   // one of them is, has a root of its own, and was there before the others
 	system    bool   // it is a container of a Guix System
 	writable  []view // where it may write
 }
@@ -53,17 +54,32 @@ func others(own []mounted) []other {
 		first := max(0, slices.IndexFunc(processes, isFirst))
 		processes[0], processes[first] = processes[first], processes[0]
 		mounts := mountsOf(strconv.Itoa(processes[0]))
-		all = append(all, other{processes, isFirst(processes[0]) && isGuix(processes[0], mounts), viewsIn(mounts, own)})
+		o := other{processes: processes, writable: viewsIn(mounts, own)}
+		if isFirst(processes[0]) && hasOwnRoot(processes[0], mounts) {
+			// The store is mounted before anything boots, and a sandbox for something else has hardly all of it.
+			o.system = slices.ContainsFunc(mounts, func(m mounted) bool { return m.at == "/gnu/store" })
+			o.container = o.system || isOldest(processes)
+		}
+		all = append(all, o)
 	}
 	return all
 }
 
-// isGuix reports whether number 1 of a container sees what that of a Guix System does. Before anything boots, its launcher has
-// mounted the store, which a sandbox for something else has hardly all of; before that, it sees what its launcher does.
-func isGuix(pid int, mounts []mounted) bool {
+// hasOwnRoot reports whether number 1 of a container, which sees mounts, is done with being set up. Until then it sees what its
+// launcher does.
+func hasOwnRoot(pid int, mounts []mounted) bool {
 	_, parent, err := identify(pid)
-	return err == nil && slices.ContainsFunc(mounts, func(m mounted) bool { return m.at == "/gnu/store" }) &&
-		placeOf("/", mounts) != placeOf("/", mountsOf(strconv.Itoa(parent)))
+	return err == nil && placeOf("/", mounts) != placeOf("/", mountsOf(strconv.Itoa(parent)))
+}
+
+// isOldest reports whether the first of some processes was there before the others: what had a mount namespace before
+// is no container because of one that has made a pid namespace in it.
+func isOldest(processes []int) bool {
+	first, _, err := identify(processes[0])
+	return err == nil && !slices.ContainsFunc(processes, func(pid int) bool {
+		p, _, err := identify(pid)
+		return err == nil && p.Start < first.Start
+	})
 }
 
 // viewsIn returns where somebody who sees mounts may write. That is not the console that we give containers, nor, where he sees
@@ -92,13 +108,13 @@ func viewsIn(mounts, own []mounted) []view {
 	return views
 }
 
-// writesTo returns where one may write to one of the places; empty for nowhere. Who is not a Guix System is taken for
-// somebody who keeps state there if he was given just that, or more of it elsewhere: many programs are given all home
-// directories, say, as they are.
+// writesTo returns where one may write to one of the places; empty for nowhere. A program that is no container is taken for
+// one that keeps state there if it was given just that, or more of it elsewhere: many services have a root of their own, such as
+// those that come as snaps, and all home directories as they are. A container is given what it is to work on.
 func (o other) writesTo(places []place) string {
 	for _, v := range o.writable {
 		if slices.ContainsFunc(places, func(p place) bool {
-			return v.overlaps(p) && (o.system || !v.usual || p.contains(v.place))
+			return v.overlaps(p) && (o.container || !v.usual || p.contains(v.place))
 		}) {
 			return v.at
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,6 +18,11 @@ import (
 // sandboxMain, in a mount namespace of its own, mounts SOURCE=TARGET, and SOURCE=TARGET=ro to be looked at only, on a root of its own if
 // there is one with an empty source. It writes into the first, and says so, then waits for the end of its input.
 func sandboxMain(mounts []string) error {
+	if os.Getenv("HOUSES") != "" {
+		if err := houseAnother(); err != nil {
+			return err
+		}
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -52,6 +58,22 @@ func sandboxMain(mounts []string) error {
 	return err
 }
 
+// houseAnother starts a process that is number 1 of a pid namespace, and whose parent is none of the sandbox: it is an orphan.
+func houseAnother() error {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "STANDIN=orphan maker")
+	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
+	return cmd.Run()
+}
+
+// orphanMain starts a process that lasts as long as its input, and leaves it.
+func orphanMain() error {
+	cmd := exec.Command("cat")
+	cmd.Stdin = os.Stdin
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	return cmd.Start()
+}
+
 // Containers that no Guix has made, and processes that are given the state by somebody else. They do write there.
 func TestPreflightStateOfOthers(t *testing.T) {
 	parent := t.TempDir()
@@ -64,21 +86,31 @@ func TestPreflightStateOfOthers(t *testing.T) {
 	works := script(t, d, "works", "status-works.sexp")
 	root, mnt := t.TempDir(), t.TempDir()
 	for _, c := range []struct {
-		name, mounts, writes string
-		refused              bool
+		name, mounts, writes, kind string
+		refused                    bool
 	}{
-		{"unshare, and mount --bind", state + "=" + mnt, mnt, true},
-		{"unshare, and what is above", parent + "=" + mnt, mnt + "/state", true},
-		{"a root of its own", "=" + root + " " + state + "=/data", "/data", true},
-		{"a root of its own, and the same name", "=" + root + " " + state + "=" + state, state, true},
-		{"a root of its own, and what is above", "=" + root + " " + parent + "=/data", "/data/state", true},
-		{"to look at", "=" + root + " " + state + "=/data=ro", "", false},
-		{"a sandbox that may write there", state + "=" + state, state, false}, // as systemd has it for most services
-		{"all of somebody's home", "=" + root + " " + parent + "=" + parent, state, false},
+		{"unshare, and mount --bind", state + "=" + mnt, mnt, "", true},
+		{"unshare, and what is above", parent + "=" + mnt, mnt + "/state", "", true},
+		{"a root of its own", "=" + root + " " + state + "=/data", "/data", "", true},
+		{"a root of its own, and the same name", "=" + root + " " + state + "=" + state, state, "", true},
+		{"a root of its own, and what is above", "=" + root + " " + parent + "=/data", "/data/state", "", true},
+		{"to look at", "=" + root + " " + state + "=/data=ro", "", "", false},
+		{"a sandbox that may write there", state + "=" + state, state, "", false}, // as systemd has it for most services
+		{"all of somebody's home", "=" + root + " " + parent + "=" + parent, state, "", false},
+		{"a container that is given what is above", "=" + root + " " + parent + "=" + parent, state, "container", true},
+		{"a container that looks at what is above", "=" + root + " " + parent + "=" + parent + "=ro", "", "container", false},
+		{"a sandbox that houses a container", "=" + root + " " + parent + "=" + parent, state, "house", false},
+		{"a sandbox with processes of its own", parent + "=" + parent, state, "container", false}, // PrivatePIDs=, of systemd
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cmd := standIn(t.Context(), d, "sandbox", "MOUNTS="+c.mounts, "WRITES="+c.writes+"/theirs")
 			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+			switch c.kind {
+			case "container":
+				cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWPID
+			case "house":
+				cmd.Env = append(cmd.Env, "HOUSES=another")
+			}
 			in, err := cmd.StdinPipe()
 			if err != nil {
 				t.Fatal(err)
