@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -158,6 +159,7 @@ func (file *File) readEnvironment(f form, d Deployment, follows *[]following) er
 	d.Switch = d.Switch.clone()
 	d.MayFetch, d.Renamed = slices.Clone(d.MayFetch), slices.Clone(d.Renamed)
 	d.places = maps.Clone(d.places)
+	d.places["free-space"] = cmp.Or(d.places["free-space"], f.place()) // there is a default for what is not said
 	e := &d.Environment
 	e.Settings, e.Secrets = maps.Clone(e.Settings), slices.Clone(e.Secrets)
 	e.Required, e.Ports = slices.Clone(e.Required), slices.Clone(e.Ports)
@@ -195,7 +197,7 @@ func fieldsOf(d *Deployment) table {
 		"keep": func(f form) error {
 			return f.fields(0, table{"last": toInt(&d.Keep.Last), "healthy": toInt(&d.Keep.Healthy)})
 		},
-		"free-space": toSize(&d.MinFree),
+		"free-space": d.placed(toSize(&d.MinFree)),
 		"may-fetch":  toTexts(&d.MayFetch),
 		"renamed…":   d.readRenamed,
 	}

@@ -142,6 +142,44 @@ func TestReadFileMistakes(t *testing.T) {
 	}
 }
 
+// A disk is asked for space where it is mentioned, and else where it is decided how much.
+func TestDiskRefusalsHaveTheirPlace(t *testing.T) {
+	mount := t.TempDir()
+	for text, want := range map[string]string{
+		`(deployment (script "/s") (free-space "1000000T")
+			(environment "a"))`: "d.scm:1:27: disk of state directory",
+		`(deployment (script "/s")
+			(environment "a" (free-space "1000000T")))`: "d.scm:2:21: disk of state directory",
+		`(deployment (script "/s") (free-space "1000000T")
+			(environment "a"
+			 (mount "state" (source "` + mount + `") (writable? #t))))`: "d.scm:3:5: disk of mount " + mount,
+	} {
+		d := readEnvironmentA(t, text)
+		err := d.checkDisk(d.generation(Revision{Script: "/s"}))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+	d := readEnvironmentA(t, `(deployment (script "/s")
+		(environment "a"))`)
+	d.MinFree = 1 << 60 // as the default is, on a disk with less than that
+	if err := d.checkDisk(d.generation(Revision{Script: "/s"})); err == nil || !strings.HasPrefix(err.Error(), "d.scm:2:3: disk of state directory") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// readEnvironmentA reads a deployment file for its environment "a".
+func readEnvironmentA(t *testing.T, text string) *Deployment {
+	t.Helper()
+	f, err := ReadFile("d.scm", strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := f.Environments["a"]
+	d.Dir = t.TempDir()
+	return d
+}
+
 // What the preflight refuses stands somewhere in the file.
 func TestRefusalsHaveTheirPlace(t *testing.T) {
 	open, dir := writeSecret(t, "x", 0o640), t.TempDir()
@@ -159,6 +197,9 @@ func TestRefusalsHaveTheirPlace(t *testing.T) {
 		{`(pre-switch "/bin/true") (pre-switch "/nowhere" "a" (live? #t))`, "hook", `d.scm:2:28: hook: stat /nowhere`},
 		{`(ports 1) (side-by-side (ports 1) (move-traffic "/bin/true"))`, "hook", `d.scm:2:13: port 1 cannot be`},
 		{`(ports 1) (side-by-side (ports 2) (move-traffic "/nowhere"))`, "hook", `d.scm:2:37: hook: stat /nowhere`},
+		{`(ports 1) (free-space "1000000T")`, "disk", `d.scm:2:13: disk of state directory`},
+		{`(mount "state" (source "` + dir + `") (writable? #t)) (free-space "1000000T") (snapshot "state")`, "snapshot",
+			fmt.Sprintf(`d.scm:2:%d: a snapshot needs`, 3+len(`(mount "state" (source "") (writable? #t)) (free-space "1000000T") (snapshot `)+len(dir))},
 		{`(mount "state" (source "` + dir + `") (writable? #t)) (snapshot "state" "stale")`, "snapshot",
 			fmt.Sprintf(`d.scm:2:%d: snapshot of "stale"`, 3+len(`(mount "state" (source "") (writable? #t)) (snapshot "state" `)+len(dir))},
 	} {

@@ -103,18 +103,19 @@ const defaultMinFree = 256 << 20
 // the store.
 func (d *Deployment) checkDisk(g *Generation) error {
 	want := d.handlingOf(g).MinFree
-	places := map[string]string{"state directory": d.Dir, "store": filepath.Dir(g.Script)}
+	type disk struct{ of, name, place string }
+	disks := []disk{{"state directory", d.Dir, "free-space"}, {"store", filepath.Dir(g.Script), "free-space"}}
 	for _, m := range g.Shares {
-		places["mount "+m.Source] = m.Source
+		disks = append(disks, disk{"mount " + m.Source, m.Source, "mount " + m.Name})
 	}
 	var errs []error
-	for what, name := range places {
+	for _, on := range disks {
 		var st unix.Statfs_t
-		if err := unix.Statfs(name, &st); err != nil {
+		if err := unix.Statfs(on.name, &st); err != nil {
 			continue // that it is not there is another check's
 		}
 		if free := int64(st.Bavail) * st.Bsize; free < want {
-			errs = append(errs, fmt.Errorf("disk of %s (%s) has only %s free, less than %s", what, name, size(free), size(want)))
+			errs = append(errs, d.placing(on.place, fmt.Errorf("disk of %s (%s) has only %s free, less than %s", on.of, on.name, size(free), size(want))))
 		}
 	}
 	return errors.Join(errs...)

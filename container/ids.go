@@ -44,7 +44,12 @@ func (d *Deployment) checkIDs(ctx context.Context, g *Generation, next *System, 
 		renamed = append(renamed, was.current.Handling.Renamed...)
 	}
 	moved := shifts{users: users.shifted(next.Users, renamed), groups: groups.shifted(next.Groups, renamed)}
-	return moved.check(ctx, g.Shares)
+	for _, m := range g.Shares {
+		if err := moved.check(ctx, m); err != nil {
+			return d.placing("mount "+m.Name, err)
+		}
+	}
+	return nil
 }
 
 // holders are the accounts that have a number, or had it when it was last given to any.
@@ -164,34 +169,28 @@ func isRenamed(old string, heirs []string, renamed []Renaming) bool {
 // shifts are the numbers that have changed hands, with what has become of them.
 type shifts struct{ users, groups map[int]string }
 
-// check looks for files of accounts whose number would change: they would
+// check looks in a mount for files of accounts whose number would change: they would
 // belong to nobody, or to somebody else. It looks at all files: the one that it left out would be lost.
-func (s shifts) check(ctx context.Context, mounts []Mount) error {
+func (s shifts) check(ctx context.Context, m Mount) error {
 	if len(s.users)+len(s.groups) == 0 {
 		return nil
 	}
-	for _, m := range mounts {
-		err := filepath.WalkDir(m.Source, func(name string, _ fs.DirEntry, err error) error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			var st unix.Stat_t
-			if err == nil {
-				err = unix.Lstat(name, &st)
-			}
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // it has just gone
-			}
-			if err != nil {
-				return fmt.Errorf("whose files there are in mount %q cannot be found out, and numbers of accounts have changed: %w", m.Source, err)
-			}
-			return s.checkFile(name, st)
-		})
-		if err != nil {
-			return err
+	return filepath.WalkDir(m.Source, func(name string, _ fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-	}
-	return nil
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(name, &st)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it has just gone
+		}
+		if err != nil {
+			return fmt.Errorf("whose files there are in mount %q cannot be found out, and numbers of accounts have changed: %w", m.Source, err)
+		}
+		return s.checkFile(name, st)
+	})
 }
 
 func (s shifts) checkFile(name string, st unix.Stat_t) error {

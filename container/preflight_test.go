@@ -214,11 +214,11 @@ func TestPreflightIDs(t *testing.T) {
 	held := make(holders)
 	held.add(IDs{"keeper": 999}, false)
 	before := shifts{users: held.shifted(IDs{"keeper": 998}, nil)}
-	if err := before.check(t.Context(), d.Shares); err != nil {
+	if err := before.check(t.Context(), d.Shares[0]); err != nil {
 		t.Errorf("nothing is kept yet: %v", err)
 	}
 	mine := shifts{users: map[int]string{os.Getuid(): before.users[999]}}
-	if err := mine.check(t.Context(), d.Shares); err == nil || !strings.Contains(err.Error(), "fixed number") {
+	if err := mine.check(t.Context(), d.Shares[0]); err == nil || !strings.Contains(err.Error(), "fixed number") {
 		t.Errorf("error %v", err)
 	}
 
@@ -238,8 +238,8 @@ func TestPreflightIDs(t *testing.T) {
 		if err := errors.Join(os.WriteFile(kept, nil, 0o600), os.Chown(state, 998, 0), os.Chown(kept, 999, 0)); err != nil {
 			t.Fatal(err)
 		}
-		wantRefusal(t, d, two, "ids", kept+" belongs to user 999, which is keeper, who would be 998")
 		d.places = map[string]string{"mount " + d.Shares[0].Name: "d.scm:3:1"}
+		wantRefusal(t, d, two, "ids", "d.scm:3:1: "+kept+" belongs to user 999, which is keeper, who would be 998")
 		wantRefusal(t, d, one, "owner", fmt.Sprintf("d.scm:3:1: mount %q belongs to user 998", state))
 		d.places = nil
 	}
@@ -331,7 +331,7 @@ func TestPreflightIDsOfMany(t *testing.T) {
 	moved := shifts{users: map[int]string{keeper: "is keeper, who would be 998"}}
 	check := func(ctx context.Context, says string) {
 		t.Helper()
-		if err := moved.check(ctx, []Mount{{Source: state}}); err == nil || !strings.Contains(err.Error(), says) {
+		if err := moved.check(ctx, Mount{Source: state}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("error %v, want %q", err, says)
 		}
 	}

@@ -188,7 +188,7 @@ func (d *Deployment) checkSnapshot(g *Generation) error {
 	}
 	need += d.handlingOf(g).MinFree
 	if free := int64(st.Bavail) * st.Bsize; free < need {
-		return fmt.Errorf("a snapshot needs %s in %s, and only %s are free", size(need), d.Dir, size(free))
+		return d.placing("snapshot "+g.Switch.Snapshot[0], fmt.Errorf("a snapshot needs %s in %s, and only %s are free", size(need), d.Dir, size(free)))
 	}
 	return nil
 }
