@@ -185,8 +185,11 @@ func (e *LockError) Error() string { return e.Err.Error() }
 // Unwrap returns the fault, a *[sexp.SyntaxError] with file, line and column.
 func (e *LockError) Unwrap() error { return e.Err }
 
-// ExitCode is that of programs when something is red: the answer is known, and is no.
-func (e *LockError) ExitCode() int { return 1 }
+// ExitCode returns the status a program should end with.
+func (e *LockError) ExitCode() int { return red }
+
+// red is the exit status of programs for what was asked about and is not as it should be: the answer is known, and is no.
+const red = 1
 
 // Lock resolves the channels of spec to the commits they stand at now. The error is a
 // *[LockError] when the channels are to blame; any other says nothing about them.
