@@ -39,8 +39,8 @@ type Deployment struct {
 	// Switch says how one generation takes the place of another.
 	Switch Switch
 	// Follows is the deployment that this one follows, as production follows CD: a store item other than the one that is
-	// confirmed there is refused, unless [Revision.AllowUnconfirmed]. Only its Name and Dir count. Nil is for one that
-	// follows nobody.
+	// confirmed there, or one that does not run well there just now, is refused, unless [Revision.AllowUnconfirmed]. Only its
+	// Name, Dir and Runners count. Nil is for one that follows nobody.
 	Follows *Deployment
 	// ConfirmBy is how long a healthy generation waits for [Deployment.Confirm] before it
 	// is taken back; 0 confirms it at once. To have it confirmed by itself after a
@@ -117,7 +117,7 @@ type Revision struct {
 	Descends func(ctx context.Context, old, new Channel) (bool, error)
 	// AllowDowngrade tries it all the same; the ledger says so.
 	AllowDowngrade bool
-	// AllowUnconfirmed tries what is not confirmed where the deployment follows; the ledger says so.
+	// AllowUnconfirmed tries what is not confirmed, or does not run well, where the deployment follows; the ledger says so.
 	AllowUnconfirmed bool
 	// Force tries a revision again that was rejected before.
 	Force bool

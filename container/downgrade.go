@@ -20,7 +20,7 @@ func (e *DowngradeError) ExitCode() int { return Refused.ExitCode() }
 // weigh refuses a revision for what it is: see [Deployment.follow] and [Revision.compare]. It returns the revision with what
 // is allowed all the same among its reasons.
 func (d *Deployment) weigh(ctx context.Context, rev Revision, current *Generation) (Revision, error) {
-	rev, err := d.follow(rev, current)
+	rev, err := d.follow(ctx, rev, current)
 	if err != nil {
 		return rev, err
 	}

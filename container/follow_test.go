@@ -35,7 +35,24 @@ func TestFollows(t *testing.T) {
 	// What runs here may be given something else at any time.
 	production.Environment.Settings = map[string]string{"A": "1"}
 	mustApply(t, production, one)
+
+	// What is confirmed there is no example while it does not run, or not well.
+	if err := ci.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refused(Revision{Script: two}, "cd runs no confirmed generation")
+	if _, err := ci.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	mustApply(t, production, two)
+	unwell := applyUnasked(t, ci, "status-dies.sexp")
+	refused(Revision{Script: unwell}, "cd is unwell: service")
+	if _, err := production.Apply(t.Context(), Revision{Script: unwell, AllowUnconfirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	if history, err := production.History(); err != nil || history[len(history)-1].Why != "what does not run well in cd allowed" {
+		t.Errorf("%+v, %v", history, err)
+	}
 
 	if _, err := production.Apply(t.Context(), Revision{Script: never, Why: "a flood", AllowUnconfirmed: true}); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ type Promotion struct {
 	// AllowDowngrade promotes all the same; the ledger says so.
 	AllowDowngrade bool
 	// AllowUnconfirmed promotes although what is followed, as Follows of the deployment has it, is not From and has
-	// something else confirmed; the ledger says so.
+	// something else confirmed, or runs it badly; the ledger says so.
 	AllowUnconfirmed bool
 	// Force tries again what was rejected before, see [Revision].
 	Force    bool
@@ -38,19 +38,10 @@ func (d *Deployment) promotion(ctx context.Context, p Promotion) (Revision, erro
 	if p.From.Dir == d.Dir {
 		return Revision{}, decline("%s cannot be promoted to itself", d.Name)
 	}
-	s, err := p.From.Status(ctx)
+	g, err := p.From.exemplary(ctx)
 	if err != nil {
 		return Revision{}, err
 	}
-	switch {
-	case s.Running == nil || !s.Confirmed:
-		return Revision{}, decline("%s runs no confirmed generation", p.From.Name)
-	case s.Trouble != nil:
-		return Revision{}, decline("%s may be unwell: its shepherd cannot be asked: %w", p.From.Name, s.Trouble)
-	case len(s.Unwell) > 0:
-		return Revision{}, decline("%s is unwell: %w", p.From.Name, s.Unwell[0])
-	}
-	g := s.Current
 	rev := Revision{Script: g.Script, Lock: g.Lock, Channels: g.Channels, Who: p.Who, Descends: p.Descends, AllowDowngrade: p.AllowDowngrade,
 		AllowUnconfirmed: p.AllowUnconfirmed, Force: p.Force,
 		Why: because(p.Why, fmt.Sprintf("promotes generation %d of %s", g.Number, p.From.Name))}
@@ -58,4 +49,20 @@ func (d *Deployment) promotion(ctx context.Context, p Promotion) (Revision, erro
 		rev.Descends = func(context.Context, Channel, Channel) (bool, error) { return false, nil }
 	}
 	return rev, nil
+}
+
+// exemplary returns the generation that others may take over: it is confirmed, runs, and is well just now.
+func (d *Deployment) exemplary(ctx context.Context) (*Generation, error) {
+	s, err := d.Status(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.Running == nil || !s.Confirmed:
+		return nil, decline("%s runs no confirmed generation", d.Name)
+	case s.Trouble != nil:
+		return nil, decline("%s may be unwell: its shepherd cannot be asked: %w", d.Name, s.Trouble)
+	case len(s.Unwell) > 0:
+		return nil, decline("%s is unwell: %w", d.Name, s.Unwell[0])
+	}
+	return s.Current, nil
 }

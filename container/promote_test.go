@@ -79,21 +79,12 @@ func TestPromote(t *testing.T) {
 	}
 
 	// What is unwell there, as its probes did not ask, or cannot be asked, is good for nobody.
-	probes := ci.Probes
 	for reply, why := range map[string]string{"status-dies.sexp": "test is unwell: service", "not-found.sexp": "test may be unwell: its shepherd cannot be asked"} {
-		ci.Probes = Probes{probeFunc(func() error { // what listened there before was well
-			services, err := ShepherdAt(ci.socket).Services(t.Context())
-			if (err != nil) != (reply == "not-found.sexp") || err == nil && len(Probes{}.unwell(services)) == 0 {
-				return errors.New("it does not listen yet")
-			}
-			return nil
-		})}
-		mustApply(t, ci, script(t, ci, "works", reply))
+		applyUnasked(t, ci, reply)
 		if err := refused(); !strings.Contains(err.Error(), why) {
 			t.Errorf("error %v, want %s", err, why)
 		}
 	}
-	ci.Probes = probes
 
 	// What was rejected here is promoted again when that is asked for.
 	deploy("c4")
@@ -107,4 +98,21 @@ func TestPromote(t *testing.T) {
 	p.Force = true
 	_, err = production.Promote(t.Context(), p)
 	wantOutcome(t, err, RolledBack)
+}
+
+// applyUnasked applies a script whose shepherd tells, to who asks for it, that services are unwell, or nothing. It returns the script.
+func applyUnasked(t *testing.T, d *Deployment, reply string) string {
+	t.Helper()
+	probes := d.Probes
+	defer func() { d.Probes = probes }()
+	d.Probes = Probes{probeFunc(func() error { // what listened there before was well
+		services, err := ShepherdAt(d.socket).Services(t.Context())
+		if (err != nil) != (reply == "not-found.sexp") || err == nil && len(Probes{}.unwell(services)) == 0 {
+			return errors.New("it does not listen yet")
+		}
+		return nil
+	})}
+	works := script(t, d, "works", reply)
+	mustApply(t, d, works)
+	return works
 }

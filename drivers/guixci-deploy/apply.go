@@ -121,7 +121,7 @@ func (d *driver) addBuildFlags(c *cobra.Command) *cobra.Command {
 // addInsistence adds the options that have done what would be refused.
 func (d *driver) addInsistence(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVar(&d.downgrade, "allow-downgrades", false, "even if channels go back; the ledger says so")
-	c.Flags().BoolVar(&d.unconfirmed, "allow-unconfirmed", false, "even if it is not what is confirmed where the environment follows; the ledger says so")
+	c.Flags().BoolVar(&d.unconfirmed, "allow-unconfirmed", false, "even if it is not what is confirmed, and runs well, where the environment follows; the ledger says so")
 	c.Flags().BoolVar(&d.retry, "retry", false, "try a revision again that was rejected, or that runs")
 	return c
 }

@@ -20,7 +20,8 @@ WHAT RUNS
   (script FILE)       in the place of both: what "guix system container" printed
   (environment NAME (follows ENVIRONMENT) ...)
                       a place where it runs; if it follows another, any but the very store
-                      item that is confirmed there is refused, and "promote" brings that
+                      item that is confirmed there is refused, and that one, too, as long as it
+                      does not run well there; "promote" brings it
 
 These are said once for all environments, or in an environment, for that; lists are added up.
 

@@ -107,7 +107,7 @@ func (a advised) Advice() string {
 var advice = map[string]string{
 	"rejected":  "if the cause is gone, have it tried again with --retry",
 	"downgrade": "if that is what you want, allow it with --allow-downgrades; the ledger will say so",
-	"follows":   "promote brings what is confirmed there; if you want this all the same, allow it with --allow-unconfirmed, and the ledger will say so",
+	"follows":   "promote brings what is confirmed there, once it runs well; if you want this all the same, allow it with --allow-unconfirmed, and the ledger will say so",
 }
 
 func (d *driver) command() *cobra.Command {
