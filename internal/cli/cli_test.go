@@ -15,9 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/genenetwork/guixci/internal/cli/clitest"
 )
 
 type ownError struct{ code int }
@@ -151,75 +150,16 @@ func TestProgressInAFile(t *testing.T) {
 // On a terminal there is what goes on just now, the newest line of what a program prints too, and
 // in the end only the lines.
 func TestProgressOnATerminal(t *testing.T) {
-	master, terminal := pty(t)
-	p := NewProgress(terminal)
-	seen := make(chan string, 1000)
-	go func() {
-		defer close(seen)
-		text, b := "", make([]byte, 4096)
-		for {
-			n, err := master.Read(b)
-			if err != nil {
-				return // the terminal was closed
-			}
-			text += string(b[:n])
-			seen <- text
-		}
-	}()
-	await := func(want string, again func()) {
-		t.Helper()
-		tick := time.NewTicker(50 * time.Millisecond) // it is not drawn more often than people can see
-		defer tick.Stop()
-		late := time.After(time.Minute)
-		for last := ""; !strings.Contains(last, want); {
-			select {
-			case last = <-seen:
-			case <-tick.C:
-				again()
-			case <-late:
-				t.Fatalf("no %q in %q", want, last)
-			}
-		}
-	}
+	terminal := clitest.NewTerminal(t)
+	p := NewProgress(terminal.File)
 	p.Step("sample")
-	await("sample: 1 of 2 jobs", func() { p.Detail("%d of %d jobs", 1, 2) })
-	await("sample: building it", func() {
+	terminal.Await("sample: 1 of 2 jobs", func() { p.Detail("%d of %d jobs", 1, 2) })
+	terminal.Await("sample: building it", func() {
 		io.WriteString(p, "first\n\x1b[K▕███▏\rbuilding\t/gnu/store/09hwjnf10095ajxx8idsyz2wvrw1z8ci-it\n")
 	})
 	p.Line("done %s", "well")
 	p.Done()
-	await("done well", func() {})
-	terminal.Close()
-	for range seen { // to its end
-	}
-}
-
-// pty returns both ends of a terminal.
-func pty(t *testing.T) (master, terminal *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	raw, err := master.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var number int
-	raw.Control(func(fd uintptr) {
-		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
-			number, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
-		}
-	})
-	if err == nil {
-		terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { terminal.Close() })
-	return master, terminal
+	terminal.Await("done well", nil)
 }
 
 // TestMain makes the test binary a driver when TestSignals runs it.
