@@ -180,7 +180,8 @@ func (in *Instance) kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, fmt.Errorf("still there %v after SIGKILL", killTimeout))
 	defer cancel()
 	victims := in.victims()
-	errs := []error{in.stopUnit(ctx)}
+	left := in.stopUnit(ctx)
+	errs := []error{left}
 	if in.gate != nil {
 		errs = append(errs, in.gate.Close())
 		in.gate = nil
@@ -193,7 +194,11 @@ func (in *Instance) kill(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("process %d: %w", p.PID, err))
 		}
 	}
-	return errors.Join(append(errs, in.disconnect(), removeRunDir(in.runDir()))...)
+	errs = append(errs, in.disconnect())
+	if left == nil { // else the runner has there what it must know to stop it
+		errs = append(errs, removeRunDir(in.runDir()))
+	}
+	return errors.Join(errs...)
 }
 
 // stopUnit has the runner clear away what it knows of.
