@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -751,6 +752,24 @@ func TestStopHardOfHearing(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkNothingLeft(t, d, in)
+}
+
+// Who interrupts a deployment while the old container stops does not cut its services short; it runs again.
+func TestInterruptedWhileStopping(t *testing.T) {
+	d := testDeployment(t)
+	d.StopTimeout = time.Hour
+	old := mustApply(t, d, script(t, d, "is hard of hearing", "status-works.sexp"))
+	was := checkRuns(t, d, old)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	e := *d
+	killed := false
+	e.Logger = slog.New(heard{heard{d.Logger.Handler(), "killing the container", func() { killed = true }}, "stopping the container", cancel})
+	_, err := e.Apply(ctx, Revision{Script: script(t, d, "works", "status-works.sexp")})
+	wantOutcome(t, err, RolledBack)
+	if now := checkRuns(t, d, old); killed || now.Process == was.Process {
+		t.Errorf("killed %v, instance %+v", killed, now)
+	}
 }
 
 // Somebody kills the launcher: the container goes on, and can still be stopped.

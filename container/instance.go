@@ -182,10 +182,7 @@ func (in *Instance) kill(ctx context.Context) error {
 	victims := in.victims()
 	left := in.stopUnit(ctx)
 	errs := []error{left}
-	if in.gate != nil {
-		errs = append(errs, in.gate.Close())
-		in.gate = nil
-	}
+	errs = append(errs, in.removeGate())
 	for _, p := range victims {
 		errs = append(errs, p.signal(unix.SIGKILL))
 	}

@@ -80,7 +80,7 @@ func (in *Instance) attempt(ctx context.Context) *failedStart {
 		err = in.awaitPID(limited)
 	}
 	if err == nil {
-		err = in.connect()
+		err = errors.Join(in.removeGate(), in.connect())
 	}
 	if err == nil {
 		return nil
@@ -172,7 +172,7 @@ func (in *Instance) handOver() error {
 }
 
 // makeGate makes what a launcher waits at as long as it is there: a fifo, which is open to write here. If
-// this process dies, the launcher does.
+// this process dies, a launcher that waits there ends; one that comes later waits until it is cleared away.
 func (in *Instance) makeGate() (err error) {
 	if err := unix.Mkfifo(in.gateFile(), 0o600); err != nil {
 		return &fs.PathError{Op: "mkfifo", Path: in.gateFile(), Err: err}
@@ -186,10 +186,19 @@ func (in *Instance) open() error {
 	if err := in.handOver(); err != nil {
 		return err
 	}
-	_, err := in.gate.WriteString("\n")                               // for one that waits there
-	err = errors.Join(err, os.Remove(in.gateFile()), in.gate.Close()) // for one that has not arrived
-	in.gate = nil
+	_, err := in.gate.WriteString("\n")              // for one that waits there, or is about to
+	err = errors.Join(err, os.Remove(in.gateFile())) // for one that has not arrived
 	return errors.Join(err, in.save())
+}
+
+// removeGate has nothing open any more that a launcher might wait at.
+func (in *Instance) removeGate() error {
+	if in.gate == nil {
+		return nil
+	}
+	err := in.gate.Close()
+	in.gate = nil
+	return err
 }
 
 func (in *Instance) gateFile() string { return filepath.Join(in.runDir(), "gate") }

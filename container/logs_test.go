@@ -517,6 +517,7 @@ func TestGate(t *testing.T) {
 			if err := errors.Join(os.MkdirAll(in.runDir(), 0o700), in.makeConsole(), in.makeGate()); err != nil {
 				t.Fatal(err)
 			}
+			defer in.removeGate()
 			if c.before != nil {
 				if err := c.before(in); err != nil {
 					t.Fatal(err)

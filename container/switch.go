@@ -146,9 +146,12 @@ func (d *Deployment) replace(ctx context.Context, was standing, next *Generation
 		return fmt.Errorf("%w (%w)", err, errUntouched)
 	}
 	begin := time.Now()
-	cleared, err := was.stop(ctx)
+	cleared, err := was.stop(context.WithoutCancel(ctx)) // its services have their time, whoever is in a hurry
 	defer cleared()
 	stopped := time.Now()
+	if err == nil {
+		err = context.Cause(ctx)
+	}
 	if err == nil {
 		in.main, in.record.Trial, in.record.Previous = nil, false, was.previous()
 		err = d.prepareState(ctx, was, in, snapshotOf)
