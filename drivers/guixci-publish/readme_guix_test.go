@@ -55,16 +55,10 @@ func TestReadme(t *testing.T) {
 			return err
 		}
 		cache, static := filepath.Join(e.WorkDir, "cache"), filepath.Join(e.WorkDir, "static")
-		if err := os.Mkdir(cache, 0o777); err != nil {
-			return err
-		}
 		for _, dir := range []string{filepath.Dir(e.WorkDir), e.WorkDir} { // for nobody
 			if err := os.Chmod(dir, 0o755); err != nil {
 				return err
 			}
-		}
-		if err := os.Chmod(cache, 0o777); err != nil {
-			return err
 		}
 		web := httptest.NewServer(http.FileServer(http.Dir(static)))
 		e.Defer(web.Close)

@@ -35,7 +35,7 @@ func publish(ctx context.Context, o *options, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := become(o.user); err != nil {
+	if err := become(o.user, o.cache); err != nil {
 		l.Close()
 		return &cli.UsageError{Err: err}
 	}
@@ -304,8 +304,9 @@ func (s *localStore) Close() error {
 	return err
 }
 
-// become gives up the privileges that only reading the key and listening need.
-func become(name string) error {
+// become gives up the privileges that only reading the key and listening need. The directory of the cache, if there is to be
+// one and it is missing, is made before, and is the user's.
+func become(name, cache string) error {
 	if name == "" {
 		return nil
 	}
@@ -320,6 +321,11 @@ func become(name string) error {
 	gid, err := strconv.Atoi(u.Gid)
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(cache); cache != "" && errors.Is(err, fs.ErrNotExist) {
+		if err := errors.Join(os.MkdirAll(cache, 0o755), os.Chown(cache, uid, gid)); err != nil {
+			return err
+		}
 	}
 	if err := syscall.Setgroups([]int{gid}); err != nil {
 		return fmt.Errorf("set groups: %w", err)
