@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -178,7 +179,13 @@ func TestMain(m *testing.M) {
 
 // Whatever ends a driver, it cleans up, even if nobody reads what it prints.
 func TestSignals(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
+	for _, sig := range signals { // what is caught here, the driver does not ignore, as it would under nohup
+		caught := make(chan os.Signal, 1)
+		signal.Notify(caught, sig)
+		defer signal.Stop(caught)
+	}
+	for _, sig := range signals {
 		exe, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
