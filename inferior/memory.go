@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -20,6 +21,18 @@ var errMemory = errors.New("too much memory")
 
 // groups counts the control groups made by this process, to tell them apart.
 var groups atomic.Int64
+
+// tidy removes, once, the control groups of processes that have been killed.
+var tidy sync.Once
+
+// abandoned reports whether a control group is of a process that is no more.
+func abandoned(group string) bool {
+	var pid, number int
+	if n, _ := fmt.Sscanf(group, "guixci-inferior-%d-%d", &pid, &number); n != 2 {
+		return false
+	}
+	return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+}
 
 // startInGroup starts cmd, in a control group with its limit if there can be
 // one; else its memory is to be watched.
@@ -36,6 +49,7 @@ func (p *process) startInGroup(cmd *exec.Cmd) (watched bool, err error) {
 		p.group, err = cgroup.New(name, cgroup.Limits{})
 	}
 	if err == nil {
+		tidy.Do(func() { p.group.RemoveAbandoned(abandoned) })
 		if p.cmd, err = p.group.Start(fresh); err == nil {
 			return watched, nil
 		}

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -136,6 +138,40 @@ func TestLimitedGroupIsFoundAgain(t *testing.T) {
 			t.Errorf("left over: %v", err)
 		}
 	}
+}
+
+// Of groups that nobody has any more the empty ones go, unless they are young; those of others stay.
+func TestRemoveAbandoned(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make control groups for certain")
+	}
+	make := func(name string, age time.Duration) *Group {
+		g, err := New(fmt.Sprintf("guixci-test-%s-%d", name, os.Getpid()), Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { g.Remove(context.Background()) })
+		then := time.Now().Add(-age)
+		if err := os.Chtimes(g.Dirs[0].Path, then, then); err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	groups := map[string]*Group{
+		"old": make("old", time.Hour), "young": make("young", 0), "busy": make("busy", time.Hour), "other": make("other", time.Hour),
+	}
+	cmd := startFamily(t, groups["busy"])
+	make("own", 0).RemoveAbandoned(func(name string) bool {
+		own := strings.HasPrefix(name, "guixci-test-") && strings.HasSuffix(name, fmt.Sprintf("-%d", os.Getpid()))
+		return own && !strings.HasPrefix(name, "guixci-test-other-")
+	})
+	for name, g := range groups {
+		if _, err := os.Stat(g.Dirs[0].Path); errors.Is(err, fs.ErrNotExist) != (name == "old") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	groups["busy"].Kill()
+	cmd.Wait()
 }
 
 // What has been limited is counted.

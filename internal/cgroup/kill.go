@@ -107,6 +107,21 @@ func (g *Group) rmdir() error {
 	return errors.Join(errs...)
 }
 
+// RemoveAbandoned removes the groups beside this one that nobody has any more, as their names tell, if they are empty. Whoever
+// is killed leaves such. One younger than a minute is let alone: names may be of processes that cannot be seen here.
+func (g *Group) RemoveAbandoned(nobodys func(name string) bool) {
+	for _, d := range g.dirs() {
+		beside := filepath.Dir(d.Path)
+		entries, _ := os.ReadDir(beside) // in part is better than not at all
+		for _, e := range entries {
+			info, err := e.Info()
+			if err == nil && e.IsDir() && nobodys(e.Name()) && time.Since(info.ModTime()) > time.Minute {
+				unix.Rmdir(filepath.Join(beside, e.Name())) // one with processes cannot be
+			}
+		}
+	}
+}
+
 // rmdir removes the directories, innermost first. Their files go with them.
 func (d Dir) rmdir() error {
 	var dirs []string
