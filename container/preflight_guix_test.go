@@ -448,8 +448,44 @@ func TestRealStateRefusalOfOthers(t *testing.T) {
 	}
 }
 
-// runByHand runs a run-container until the end of the test.
+// runByHand runs a run-container until the end of the test. It returns once that has a container, and starts it again
+// if it hangs before, as any may, see prelude.
 func runByHand(t *testing.T, launcher []string) Process {
+	t.Helper()
+	for {
+		p, end := startByHand(t, launcher)
+		if !hangs(t, p) {
+			t.Cleanup(end)
+			return p
+		}
+		end()
+	}
+}
+
+// hangs reports whether a launcher's child waits in vain, and false once it is a container.
+func hangs(t *testing.T, launcher Process) (hung bool) {
+	t.Helper()
+	var seen time.Time
+	await(t, func() bool {
+		for _, first := range launcher.children() {
+			switch {
+			case hasOwnRoot(first.PID, mountsOf(strconv.Itoa(first.PID))):
+				return true
+			case first.waitsInVain() == "":
+				seen = time.Time{}
+			case seen.IsZero():
+				seen = time.Now()
+			default:
+				hung = time.Since(seen) > lookForDeadlock
+			}
+		}
+		return hung || !launcher.Alive()
+	})
+	return hung
+}
+
+// startByHand starts it, and returns what ends it.
+func startByHand(t *testing.T, launcher []string) (p Process, end func()) {
 	t.Helper()
 	settings := t.TempDir()
 	mustWrite(t, filepath.Join(settings, "settings"), fmt.Sprintf("PORT='%d'\n", guixtest.FreePort(t)))
@@ -466,15 +502,14 @@ func runByHand(t *testing.T, launcher []string) Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	return p, func() {
 		for _, first := range p.children() {
 			if err := first.signal(unix.SIGKILL); err != nil {
 				t.Error(err)
 			}
 		}
 		cmd.Wait()
-	})
-	return p
+	}
 }
 
 // An account gets the number of another one, and with it its files.
