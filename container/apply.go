@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Apply makes a revision the running generation, and returns once it is healthy
@@ -56,7 +58,7 @@ func (d *Deployment) Apply(ctx context.Context, rev Revision) (*Generation, erro
 	}
 	if err == nil {
 		d.tell(rev, next, Confirmed, nil)
-		d.complain("write down what was gone back from", d.withdraw(rev.back, was.number(), next.Number))
+		d.complain("write down what was gone back from", d.withdraw(next.Number))
 		d.complain("remove old snapshots", d.forgetSnapshots(next.Number))
 		_, err = d.prune()
 		d.complain("remove old generations", err)
@@ -189,8 +191,7 @@ func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation,
 		result.Outcome = RollbackFailed
 	}
 	stuck := !untouched && was.running != nil && was.running.Alive() // it could not be stopped
-	var notLaunched notLaunched
-	result.Machine = errors.Is(cause, errForkCrashed) || errors.As(cause, &notLaunched) && ctx.Err() == nil
+	result.Machine = ctx.Err() == nil && blamesMachine(cause)
 	if !stuck && !result.Machine && ctx.Err() == nil { // else it may be as good as any
 		next.Rejected = cause.Error()
 	}
@@ -202,6 +203,17 @@ func (d *Deployment) giveUp(ctx context.Context, was standing, next *Generation,
 	d.tell(rev, next, event, result)
 	return result
 }
+
+// blamesMachine reports whether the failure is none of the revision's: the same may well succeed later.
+func blamesMachine(cause error) bool {
+	var notLaunched notLaunched
+	return errors.Is(cause, errForkCrashed) || errors.As(cause, &notLaunched) ||
+		slices.ContainsFunc(exhausted, func(e unix.Errno) bool { return errors.Is(cause, e) })
+}
+
+// exhausted is what system calls of ours answer on a machine that has no more of something. Services have their
+// own, and say so in words.
+var exhausted = []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO, unix.ENOMEM, unix.EMFILE, unix.ENFILE}
 
 // restore makes what was before next run again, if it did or ought to, on the state there was.
 func (d *Deployment) restore(ctx context.Context, was standing, next *Generation) (Outcome, error) {

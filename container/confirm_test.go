@@ -65,6 +65,17 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// Whoever waits measures the time, so a clock that is set forward takes nothing from it.
+func TestConfirmAfterTheClockWasSet(t *testing.T) {
+	w := newWaiting(t, false, "works")
+	w.must(writeJSON(w.trial.waitingFile(), time.Now().Add(-time.Hour)))
+	w.confirm()
+	w.must(w.learn())
+	if now := checkRuns(t, w.d, w.trial.Generation); now.Process != w.trial.Process {
+		t.Error("it was started again")
+	}
+}
+
 // A waiting is a deployment whose second generation waits to be confirmed.
 type waiting struct {
 	*testing.T

@@ -92,7 +92,8 @@ type Mount struct {
 	// Owner is the account of the container, or a number, to which a writable mount
 	// must belong; empty for whomever.
 	Owner string `json:"owner,omitempty"`
-	// Concurrent says that two containers may write to it at the same time.
+	// Concurrent says that two generations may write to it at the same time, and containers of others, too, that were
+	// given a directory above it. That another one was given just this directory is refused all the same.
 	Concurrent bool `json:"concurrent,omitempty"`
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // shell makes a hook of shell commands.
@@ -143,6 +144,39 @@ func TestLiveHookFails(t *testing.T) {
 	checkState(t, d, state, want)
 	_, err = d.Apply(t.Context(), Revision{Script: next})
 	wantOutcome(t, err, Refused)
+}
+
+// A disk that somebody else fills is no fault of the revision, which can be tried again.
+func TestSnapshotWithoutSpace(t *testing.T) {
+	disk, state := mountTmpfs(t, "4M"), t.TempDir()
+	d := testDeployment(t)
+	d.Dir, d.MinFree = filepath.Join(disk, hardName), 1
+	d.Shares = []Mount{{Name: "state", Source: state, Target: "/srv/state"}}
+	if err := os.WriteFile(filepath.Join(state, "rows"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+
+	d.Switch.Snapshot = []string{"state"}
+	filler := filepath.Join(disk, "filler")
+	h := shell(t, "head -c 3500000 /dev/zero >"+filler)
+	h.Live = true // once the preflight has found that there is enough
+	d.Switch.Hooks = []Hook{h}
+	next := script(t, d, "works", "status-works.sexp")
+	_, err := d.Apply(t.Context(), Revision{Script: next})
+	if failed := wantOutcome(t, err, RolledBack); !failed.Machine || failed.ExitCode() != NotTried.ExitCode() || !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("status %d of %v", failed.ExitCode(), err)
+	}
+	checkRuns(t, d, old)
+	if _, err := os.Stat(d.snapshotPath(2)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a snapshot: %v", err)
+	}
+
+	d.Switch.Hooks = nil
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	checkRuns(t, d, mustApply(t, d, next))
 }
 
 func TestHookTimeout(t *testing.T) {

@@ -58,7 +58,7 @@ func TestWhoKeepsState(t *testing.T) {
 		views := viewsIn(c.mounts, someMounts)
 		for system, want := range map[bool]bool{true: c.system, false: c.others} {
 			o := other{container: system, system: system, writable: views}
-			if at := o.writesTo(placesOf("/srv/state", someMounts)); at != "" != want {
+			if at := o.writesTo(placesOf("/srv/state", someMounts), false); at != "" != want {
 				t.Errorf("%s, a Guix System: %v, writes at %q", c.name, system, at)
 			}
 		}

@@ -110,11 +110,12 @@ func viewsIn(mounts, own []mounted) []view {
 
 // writesTo returns where one may write to one of the places; empty for nowhere. A program that is no container is taken for
 // one that keeps state there if it was given just that, or more of it elsewhere: many services have a root of their own, such as
-// those that come as snaps, and all home directories as they are. A container is given what it is to work on.
-func (o other) writesTo(places []place) string {
+// those that come as snaps, and all home directories as they are. A container is given what it is to work on, but where
+// writing is concurrent it may have more than the place.
+func (o other) writesTo(places []place, concurrent bool) string {
 	for _, v := range o.writable {
 		if slices.ContainsFunc(places, func(p place) bool {
-			return v.overlaps(p) && (o.container || !v.usual || p.contains(v.place))
+			return v.overlaps(p) && (p.contains(v.place) || !concurrent && (o.container || !v.usual))
 		}) {
 			return v.at
 		}
@@ -161,8 +162,11 @@ func (d *Deployment) checkState(g *Generation) error {
 		return nil
 	}
 	var errs []error
-	refuse := func(who string, where string, m Mount) {
+	refuse := func(who, where string, justThat bool, m Mount) {
 		err := fmt.Errorf("%s writes to %q: it and this one would destroy what they keep in %q", who, where, m.Source)
+		if !justThat {
+			err = fmt.Errorf("%w; say (concurrent? #t) if it keeps to other parts of what it was given, or both can bear it", err)
+		}
 		errs = append(errs, d.placing("mount "+m.Name, err))
 	}
 	own := mountsOf("self")
@@ -173,13 +177,14 @@ func (d *Deployment) checkState(g *Generation) error {
 			known[launcher] = true
 		}
 		for _, m := range g.Shares {
-			at := o.writesTo(placesOf(m.Source, own))
+			places := placesOf(m.Source, own)
+			at := o.writesTo(places, m.Concurrent)
 			if at == "" {
 				continue
 			}
 			isMine, pidFile := o.origin(mine)
 			if !isMine && !below(pidFile, d.path("generations")) && !(d.isRelative(pidFile) && m.Concurrent) {
-				refuse(cmp.Or(generationOf(pidFile), o.String()), at, m)
+				refuse(cmp.Or(generationOf(pidFile), o.String()), at, o.writesTo(places, true) != "", m)
 			}
 		}
 	}
@@ -191,8 +196,10 @@ func (d *Deployment) checkState(g *Generation) error {
 		}
 		for _, m := range g.Shares {
 			for _, other := range shares {
-				if overlap(m.Source, other) && !(d.isRelative(pidFile) && m.Concurrent) {
-					refuse(cmp.Or(generationOf(pidFile), fmt.Sprintf("container of launcher %d", pid)), other, m)
+				justThat := isIn(other, m.Source)
+				allowed := m.Concurrent && (d.isRelative(pidFile) || !justThat)
+				if overlap(m.Source, other) && !allowed {
+					refuse(cmp.Or(generationOf(pidFile), fmt.Sprintf("container of launcher %d", pid)), other, justThat, m)
 				}
 			}
 		}

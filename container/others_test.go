@@ -87,7 +87,7 @@ func TestPreflightStateOfOthers(t *testing.T) {
 	root, mnt := t.TempDir(), t.TempDir()
 	for _, c := range []struct {
 		name, mounts, writes, kind string
-		refused                    bool
+		refused                    bool // unless it is concurrent, if what is above was given
 	}{
 		{"unshare, and mount --bind", state + "=" + mnt, mnt, "", true},
 		{"unshare, and what is above", parent + "=" + mnt, mnt + "/state", "", true},
@@ -127,10 +127,19 @@ func TestPreflightStateOfOthers(t *testing.T) {
 			if err := os.Remove(filepath.Join(state, "theirs")); c.writes != "" && err != nil {
 				t.Errorf("it has not written there: %v", err)
 			}
+			above := strings.Contains(c.mounts, parent+"=")
 			if c.refused {
 				wantRefusal(t, d, works, "state", fmt.Sprintf("process %d (", cmd.Process.Pid))
+				if above {
+					wantRefusal(t, d, works, "state", "say (concurrent? #t)")
+				}
 			} else if p, err := d.Plan(t.Context(), Revision{Script: works}); err != nil || len(p.Refusals) > 0 {
 				t.Errorf("%+v, %v", p, err)
+			}
+			concurrent := *d
+			concurrent.Shares = []Mount{{Source: state, Target: "/state", Concurrent: true}}
+			if p, err := concurrent.Plan(t.Context(), Revision{Script: works}); err != nil || (len(p.Refusals) > 0) != (c.refused && !above) {
+				t.Errorf("if it is concurrent: %+v, %v", p, err)
 			}
 		})
 	}

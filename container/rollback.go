@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 )
 
 // RollBack makes an older generation run again, with the mounts, environment and probes it
@@ -51,6 +53,10 @@ func (d *Deployment) older(number int, current *Generation) (*Generation, error)
 	if current == nil {
 		return nil, ErrNothing
 	}
+	pending, err := d.readWithdrawal(current.Number)
+	if err != nil {
+		return nil, err
+	}
 	all, err := d.Generations()
 	if err != nil {
 		return nil, err
@@ -58,7 +64,7 @@ func (d *Deployment) older(number int, current *Generation) (*Generation, error)
 	var found *Generation
 	for _, g := range all {
 		same := g.Script == current.Script && g.Bindings() == current.Bindings()
-		if g.Number < current.Number && g.well() && !same {
+		if g.Number < current.Number && g.well() && !pending.of(g, current.Number) && !same {
 			found = g
 		}
 	}
@@ -68,18 +74,55 @@ func (d *Deployment) older(number int, current *Generation) (*Generation, error)
 	return found, nil
 }
 
-// withdraw remembers, once generation now is confirmed, which ones were gone back from: all after generation
-// back up to the one that ran.
-func (d *Deployment) withdraw(back, ran, now int) error {
-	if back == 0 {
-		return nil
+// A withdrawal says what is gone back from once a generation is confirmed: all others after After, up to Last, which ran before.
+// It is in the directory of that generation until it has been carried out.
+type withdrawal struct {
+	After int `json:"after"`
+	Last  int `json:"last"`
+}
+
+func (d *Deployment) withdrawalFile(number int) string { return d.generationPath(number, "withdraws") }
+
+// willWithdraw has the confirmation of a generation be one of a return to generation back, from the one that runs; 0 for none.
+func (d *Deployment) willWithdraw(number, back, running int) error {
+	if back != 0 {
+		return writeJSON(d.withdrawalFile(number), withdrawal{After: back, Last: running})
+	}
+	if err := os.Remove(d.withdrawalFile(number)); err != nil && !errors.Is(err, fs.ErrNotExist) { // of another time
+		return err
+	}
+	return nil
+}
+
+// readWithdrawal returns what the confirmation of a generation takes back, or the zero value.
+func (d *Deployment) readWithdrawal(number int) (w withdrawal, err error) {
+	err = readJSON(d.withdrawalFile(number), &w)
+	if errors.Is(err, fs.ErrNotExist) {
+		return withdrawal{}, nil
+	}
+	return w, err
+}
+
+// of reports whether a generation is taken back when number is confirmed.
+func (w withdrawal) of(g *Generation, number int) bool {
+	return g.Number > w.After && g.Number <= w.Last && g.Number != number
+}
+
+// withdraw remembers what was gone back from, once a generation is confirmed.
+func (d *Deployment) withdraw(confirmed int) error {
+	w, err := d.readWithdrawal(confirmed)
+	if err != nil || w == (withdrawal{}) {
+		return err
 	}
 	all, err := d.Generations()
 	for _, g := range all {
-		if g.Number > back && g.Number <= ran && g.Number != now && !g.Withdrawn {
+		if w.of(g, confirmed) && !g.Withdrawn {
 			g.Withdrawn = true
 			err = errors.Join(err, d.writeGeneration(g))
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return os.Remove(d.withdrawalFile(confirmed))
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -85,7 +86,7 @@ func TestRollBackAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Side by side what is gone back to may be newer than the one that was named, which it repeats.
-	if err := d.withdraw(current.Number-1, current.Number, current.Number); err != nil {
+	if err := errors.Join(d.willWithdraw(current.Number, current.Number-1, current.Number), d.withdraw(current.Number)); err != nil {
 		t.Fatal(err)
 	}
 	if current, err = d.Current(); err != nil || current.Withdrawn {
@@ -216,5 +217,44 @@ func TestDoctorGoesOn(t *testing.T) {
 	}
 	if !judged || !strings.HasPrefix(missing, "it cannot be judged: read ") {
 		t.Errorf("judged: %v; %q", judged, missing)
+	}
+}
+
+// A process that is killed once a return is confirmed does not make forgotten what was gone back from.
+func TestKilledGoingBack(t *testing.T) {
+	d := testDeployment(t)
+	for _, v := range []string{"1", "2", "3"} {
+		d.Environment.Settings = map[string]string{"VERSION": v}
+		mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+	}
+	if _, err := d.RollBack(t.Context(), 0, Revision{}); err != nil {
+		t.Fatal(err)
+	}
+	three := func() *Generation {
+		t.Helper()
+		g, err := d.Generation(3)
+		if err != nil || !g.Withdrawn {
+			t.Fatalf("%+v, %v", g, err)
+		}
+		return g
+	}
+	asKilled := func() { // right after the pointer has moved
+		t.Helper()
+		g := three()
+		g.Withdrawn = false
+		if err := errors.Join(d.writeGeneration(g), d.willWithdraw(4, 2, 3)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asKilled()
+	if _, err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	three()
+
+	asKilled()
+	g, err := d.RollBack(t.Context(), 0, Revision{})
+	if err != nil || g.Environment.Settings["VERSION"] != "1" {
+		t.Errorf("%+v, %v", g, err)
 	}
 }

@@ -63,6 +63,9 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 		return standing{}, err
 	}
 	d.complain("settle the ledger", d.settleLedger(current))
+	if current != nil {
+		d.complain("write down what was gone back from", d.withdraw(current.Number))
+	}
 	d.complain("remove what is half made", d.sweep())
 	d.complain("stop what ran beside", d.sweepBeside(context.WithoutCancel(ctx)))
 	if err := d.stopHooks(context.WithoutCancel(ctx)); err != nil {
@@ -211,6 +214,9 @@ func (d *Deployment) noteRefusal(rev Revision, g *Generation, cause error) {
 // begin enters that next is going to be tried, and what distinguishes it from what ran
 // before. What cannot be written down must not begin.
 func (d *Deployment) begin(ctx context.Context, rev Revision, was standing, next *Generation) error {
+	if err := d.willWithdraw(next.Number, rev.back, was.number()); err != nil {
+		return err
+	}
 	e := d.entry(rev, next, Began)
 	difference, err := distinguish(ctx, d.Closures, was.current, next)
 	if err == nil {

@@ -278,6 +278,7 @@ func (d *Deployment) comeBack(ctx context.Context, rev Revision, was standing) (
 	}
 	in.main = was.running.record
 	in.Generation.Switched = nil
+	d.complain("write down what is gone back from", d.willWithdraw(in.Generation.Number, rev.back, was.number()))
 	d.tell(rev, in.Generation, Began, nil)
 	if err := d.takeOver(ctx, was, in); err != nil {
 		result := d.failed(RolledBack, err)
@@ -289,7 +290,7 @@ func (d *Deployment) comeBack(ctx context.Context, rev Revision, was standing) (
 		return nil, result
 	}
 	d.tell(rev, in.Generation, Confirmed, nil)
-	d.complain("write down what was gone back from", d.withdraw(rev.back, was.number(), in.Generation.Number))
+	d.complain("write down what was gone back from", d.withdraw(in.Generation.Number))
 	return in.Generation, nil
 }
 

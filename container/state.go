@@ -218,5 +218,6 @@ func (d *Deployment) point(number int) error {
 	if err := os.Rename(next, d.path("current")); err != nil {
 		return err
 	}
-	return syncDir(d.Dir)
+	d.complain("make the pointer last", syncDir(d.Dir)) // it has moved, for everybody, and what waited for that goes on
+	return nil
 }
