@@ -268,14 +268,18 @@ func (in *Instance) launcher() []string {
 // be lost: shepherd is executed in the same process.
 //
 // Then it has a signal handled, so that the thread that sees to signals is there, and waits for the next one. Otherwise the
-// launcher would have it made right before the container's first process, see launcherEnvironment.
+// launcher would have it made right before the container's first process, see launcherEnvironment. Where whoever has started us
+// blocks that signal, it never comes; the thread is there after a second, too.
 const prelude = `
 (setvbuf (current-output-port) 'line)
 (setvbuf (current-error-port) 'line)
 (let ((handled #f))
   (sigaction SIGUSR2 (lambda (signal) (set! handled #t)))
   (kill (getpid) SIGUSR2)
-  (while (not handled) (usleep 1000))
+  (let wait ((tries 1000))
+    (unless (or handled (zero? tries))
+      (usleep 1000)
+      (wait (- tries 1))))
   (sigaction SIGUSR2 SIG_DFL))
 `
 

@@ -149,6 +149,13 @@ func testRealContainer(t *testing.T, scripts realScripts) {
 		if times, err := guile.Output(); err != nil || string(times) != "0" {
 			t.Errorf("garbage was collected %q times, %v", times, err)
 		}
+		limited, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		blocked := exec.CommandContext(limited, "env", "--block-signal=USR2", in.launcher()[0], "-l", in.preludeFile(), "-c", "(display (car (sigaction SIGUSR2)))")
+		blocked.Env = guile.Env
+		if handler, err := blocked.Output(); err != nil || string(handler) != "0" {
+			t.Errorf("where SIGUSR2 is blocked: handler %q, %v", handler, err)
+		}
 	})
 
 	t.Run("status", func(t *testing.T) {
