@@ -69,6 +69,7 @@ const (
 // enter appends an entry; the ledger is only ever appended to. If it has been cut, the
 // first entry after that says so, for good.
 func (d *Deployment) enter(e Entry) error {
+	end, errEnd := d.readEnd()
 	text, err := readLedger(d.path("ledger.jsonl"))
 	if err != nil {
 		return err
@@ -78,7 +79,7 @@ func (d *Deployment) enter(e Entry) error {
 		return err
 	}
 	var cut *CutError
-	if err := d.checkEnd(text); errors.As(err, &cut) {
+	if errEnd == nil && errors.As(end.check(text), &cut) {
 		if last, text, err = d.append(Entry{Event: WasCut, Detail: cut.Error()}, last, text); err != nil {
 			return err
 		}
@@ -150,16 +151,21 @@ func (e *LedgerError) Error() string { return fmt.Sprintf("read ledger: line %d 
 // ExitCode returns the status a program should end with.
 func (e *LedgerError) ExitCode() int { return red }
 
-// checkEnd returns a *[CutError] if the ledger once went on after text. Whoever can cut it
-// can write another end, too: against that only a hash kept elsewhere helps.
-func (d *Deployment) checkEnd(text []byte) error {
-	var end ledgerEnd
-	err := readJSON(d.path("ledger.end"), &end)
+// readEnd returns zero if nothing was written down yet. Who reads the ledger while somebody else writes it reads this
+// before: then the ledger is there as far.
+func (d *Deployment) readEnd() (end ledgerEnd, err error) {
+	err = readJSON(d.path("ledger.end"), &end)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		err = nil
 	}
-	if err != nil {
-		return err
+	return end, err
+}
+
+// check returns a *[CutError] if the ledger once went on after text. Whoever can cut it
+// can write another end, too: against that only a hash kept elsewhere helps.
+func (end ledgerEnd) check(text []byte) error {
+	if end == (ledgerEnd{}) {
+		return nil
 	}
 	n := 0
 	for line := range bytes.Lines(text) {
@@ -207,6 +213,7 @@ func parseEntry(line []byte) (e Entry, err error) {
 // History returns the ledger, oldest first, as far as its chain is whole.
 // The error says where it was changed, a *[LedgerError], or that it was cut, a *[CutError].
 func (d *Deployment) History() ([]Entry, error) {
+	end, errEnd := d.readEnd()
 	text, err := readLedger(d.path("ledger.jsonl"))
 	if err != nil {
 		return nil, err
@@ -224,5 +231,8 @@ func (d *Deployment) History() ([]Entry, error) {
 		entries = append(entries, e)
 		before = e
 	}
-	return entries, d.checkEnd(text)
+	if errEnd != nil {
+		return entries, errEnd
+	}
+	return entries, end.check(text)
 }

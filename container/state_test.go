@@ -98,6 +98,32 @@ func TestLedger(t *testing.T) {
 	}
 }
 
+// Who reads the ledger while somebody else writes it does not take it for cut.
+func TestLedgerReadWhileWritten(t *testing.T) {
+	d := &Deployment{Name: "test", Dir: t.TempDir()}
+	written := make(chan error, 1)
+	go func() {
+		var err error
+		for range 200 {
+			err = errors.Join(err, d.enter(Entry{Event: WasStarted}))
+		}
+		written <- err
+	}()
+	for {
+		if _, err := d.History(); err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-written:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+		}
+	}
+}
+
 // The process dies between moving the pointer and writing the ledger, or before.
 func TestSettleLedger(t *testing.T) {
 	for _, c := range []struct {
