@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -88,6 +89,35 @@ func (f changingProbe) Check(_ context.Context, _ *Instance, memory any) (any, e
 	return f(memory)
 }
 
+// A patient probe passes until the other one says something, and is that one from then on. It takes the place of a start period that
+// ends before a slow machine has come that far.
+type patient struct {
+	Probe
+	says string
+
+	begin time.Time
+	said  bool
+}
+
+func (p *patient) Check(ctx context.Context, in *Instance, memory any) (any, error) {
+	if p.begin.IsZero() {
+		p.begin = time.Now()
+	}
+	memory, err := p.Probe.Check(ctx, in, memory)
+	switch p.said = p.said || err != nil && strings.Contains(err.Error(), p.says); {
+	case p.said:
+		return memory, err
+	case time.Since(p.begin) > 2*time.Minute:
+		return memory, fmt.Errorf("not %q within two minutes, but %v", p.says, err)
+	}
+	return memory, nil
+}
+
+// failing has a deployment fail as soon as a probe says that.
+func failing(d *Deployment, p Probe, says string) {
+	d.Probes, d.Schedule.Window = Probes{&patient{Probe: p, says: says}}, time.Hour
+}
+
 func TestProbeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hangs := ctxProbe(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
@@ -151,7 +181,11 @@ func TestHTTPProbe(t *testing.T) {
 		{HTTP{URL: server.URL, VersionOf: "web"}, "of channel web is not served: the body says"},
 		{HTTP{URL: server.URL, VersionOf: "other"}, `no channel "other"`},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		patience := time.Minute
+		if strings.HasSuffix(c.probe.URL, "/slow") {
+			patience = 50 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		_, err := c.probe.Check(ctx, in, nil)
 		cancel()
 		if c.fails == "" && err != nil || c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)) {
