@@ -220,6 +220,7 @@ func (w *waiting) check(confirmed bool) {
 // confirmed all the same.
 func TestConfirmedBeforeTheOldIsCleared(t *testing.T) {
 	d := testDeployment(t)
+	d.StopTimeout = time.Hour // else its launcher may be killed before the deployer is
 	one := mustApply(t, d, script(t, d, "lingers", "status-works.sexp"))
 	old := checkRuns(t, d, one)
 	t.Setenv("CONFIRM_BY", "10m")

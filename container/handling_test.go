@@ -18,7 +18,7 @@ func bare(d *Deployment) *Deployment {
 // Who stops a container without having the deployment file waits as long as that has said.
 func TestHandledWithoutFile(t *testing.T) {
 	d := testDeployment(t)
-	d.StopTimeout, d.StartTimeout, d.MinFree, d.MayFetch = 50*time.Millisecond, 7*time.Second, 1, []string{"code"}
+	d.StopTimeout, d.StartTimeout, d.MinFree, d.MayFetch = 50*time.Millisecond, 7*time.Minute, 1, []string{"code"}
 	g := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
 	in := checkRuns(t, bare(d), g)
 	if diff := cmp.Diff(d.handling(), in.handling()); diff != "" {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
 // wantRefusal checks that both Plan and Apply refuse for that reason alone, and that nothing
@@ -96,12 +98,12 @@ func TestPreflightScript(t *testing.T) {
 }
 
 func TestPreflightPort(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port := guixtest.FreePort(t)
+	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := testDeployment(t)
-	port := l.Addr().(*net.TCPAddr).Port
 	d.Environment.Ports = []int{port}
 	wantRefusal(t, d, script(t, d, "works", "status-works.sexp"), "port", strconv.Itoa(port)+" cannot be used")
 
@@ -408,7 +410,7 @@ func TestPlan(t *testing.T) {
 	var all strings.Builder
 	p.WriteTo(&all)
 	for _, line := range []string{"the first generation: " + works, "+ mount state: " + state + " at /srv, writable", "+ binding environment: production",
-		"+ setting B: 1", "+ probe tcp localhost:1: ", "+ channel guix: c1", "+ service web: /gnu/store/x-shepherd-web.scm", "+ binding schedule: start period 20s"} {
+		"+ setting B: 1", "+ probe tcp localhost:1: ", "+ channel guix: c1", "+ service web: /gnu/store/x-shepherd-web.scm", "+ binding schedule: start period " + d.Schedule.StartPeriod.String()} {
 		if !strings.Contains(all.String(), line) {
 			t.Errorf("no %q in\n%s", line, &all)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -46,7 +47,12 @@ func TestProbesThatCannotPass(t *testing.T) {
 
 // What was rejected may have been rejected for a mistake in a probe, a hook, or the schedule.
 func TestRejectedForTheWay(t *testing.T) {
-	server := httptest.NewServer(http.NotFoundHandler())
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) > 1 { // well once, which ends the start period
+			http.NotFound(w, r)
+		}
+	}))
 	defer server.Close()
 	flag := filepath.Join(t.TempDir(), "flag")
 	mistakes := map[string]func(d *Deployment){

@@ -92,7 +92,7 @@ func TestConfirmByHand(t *testing.T) {
 	}
 
 	e := *d
-	e.ConfirmBy = time.Minute
+	e.ConfirmBy = time.Hour
 	done := make(chan error, 1)
 	next := script(t, d, "works", "status-works.sexp")
 	go func() {
@@ -103,7 +103,11 @@ func TestConfirmByHand(t *testing.T) {
 	defer tick.Stop()
 	c := Deployment{Name: d.Name, Dir: d.Dir, Who: "carol", Why: "looked at it"}
 	for c.Confirm(t.Context()) != nil {
-		<-tick.C
+		select {
+		case <-tick.C:
+		case err := <-done:
+			t.Fatalf("before it is confirmed: %v", err)
+		}
 		if current, err := d.Current(); err != nil || current.Number != one.Number {
 			t.Fatalf("current before it is confirmed: %+v, %v", current, err)
 		}
