@@ -13,6 +13,11 @@ func TestFollows(t *testing.T) {
 	ci.Name, production.Follows = "cd", ci
 	production.Probes = Probes{Alive{}} // the stand-in's socket is part of its script
 	build := func() string { return script(t, ci, "works", "status-works.sexp") }
+	apply := func(d *Deployment, script string) {
+		t.Helper()
+		mustApply(t, d, script)
+		awaitSocket(t, ci.socket, d)
+	}
 	refused := func(rev Revision, why string) {
 		t.Helper()
 		_, err := production.Apply(t.Context(), rev)
@@ -27,14 +32,14 @@ func TestFollows(t *testing.T) {
 	}
 	one, two, never := build(), build(), build()
 	refused(Revision{Script: one}, "confirmed in cd, which is followed: nothing is")
-	mustApply(t, ci, one)
-	mustApply(t, production, one)
+	apply(ci, one)
+	apply(production, one)
 
-	mustApply(t, ci, two)
+	apply(ci, two)
 	refused(Revision{Script: never}, "generation 2, "+two+", is")
 	// What runs here may be given something else at any time.
 	production.Environment.Settings = map[string]string{"A": "1"}
-	mustApply(t, production, one)
+	apply(production, one)
 
 	// What is confirmed there is no example while it does not run, or not well.
 	if err := ci.Stop(t.Context()); err != nil {
@@ -44,7 +49,8 @@ func TestFollows(t *testing.T) {
 	if _, err := ci.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	mustApply(t, production, two)
+	awaitSocket(t, ci.socket, ci)
+	apply(production, two)
 	unwell := applyUnasked(t, ci, "status-dies.sexp")
 	refused(Revision{Script: unwell}, "cd is unwell: service")
 	if _, err := production.Apply(t.Context(), Revision{Script: unwell, AllowUnconfirmed: true}); err != nil {

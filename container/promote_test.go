@@ -3,8 +3,11 @@ package container
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // c1 → c2 → c3
@@ -22,9 +25,20 @@ func TestPromote(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		awaitSocket(t, ci.socket, ci)
 		return g
 	}
 	p := Promotion{From: ci, Descends: descends, Who: "bob"}
+	// The stand-in's socket is part of its script, so production uses the same.
+	promote := func() *Generation {
+		t.Helper()
+		g, err := production.Promote(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		awaitSocket(t, ci.socket, production)
+		return g
+	}
 	refused := func() *Error {
 		t.Helper()
 		_, err := production.Promote(t.Context(), p)
@@ -33,7 +47,6 @@ func TestPromote(t *testing.T) {
 	refused() // nothing has been confirmed
 
 	two := deploy("c2")
-	// The stand-in's socket is part of its script, so production uses the same.
 	if err := ci.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -41,15 +54,13 @@ func TestPromote(t *testing.T) {
 	if _, err := ci.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	awaitSocket(t, ci.socket, ci)
 	production.Probes = Probes{Alive{}}
 	itself := p
 	itself.From = production
 	_, err := production.Promote(t.Context(), itself)
 	wantOutcome(t, err, Refused)
-	g, err := production.Promote(t.Context(), p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := promote()
 	if g.Script != two.Script || g.Lock != "c2" {
 		t.Errorf("generation %+v", g)
 	}
@@ -65,18 +76,14 @@ func TestPromote(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	p.AllowDowngrade = true
-	if _, err := production.Promote(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
+	promote()
 	history, err := production.History()
 	if err != nil || !strings.Contains(history[len(history)-1].Why, "downgrade of guix allowed") {
 		t.Errorf("%+v, %v", history, err)
 	}
 	p.AllowDowngrade = false
 	deploy("c3")
-	if _, err := production.Promote(t.Context(), p); err != nil {
-		t.Error(err)
-	}
+	promote()
 
 	// What is unwell there, as its probes did not ask, or cannot be asked, is good for nobody.
 	for reply, why := range map[string]string{"status-dies.sexp": "test is unwell: service", "not-found.sexp": "test may be unwell: its shepherd cannot be asked"} {
@@ -91,6 +98,7 @@ func TestPromote(t *testing.T) {
 	production.Probes, production.Schedule.StartPeriod = Probes{probeFunc(func() error { return errors.New("not here") })}, 1
 	_, err = production.Promote(t.Context(), p)
 	wantOutcome(t, err, RolledBack)
+	awaitSocket(t, ci.socket, production)
 	var rejected *RejectedError
 	if err := refused(); !errors.As(err, &rejected) || strings.Contains(err.Error(), "--") {
 		t.Errorf("error %v", err)
@@ -100,19 +108,38 @@ func TestPromote(t *testing.T) {
 	wantOutcome(t, err, RolledBack)
 }
 
+// awaitSocket waits until it is what runs of a deployment that has the socket: a stand-in takes it from another one, in its
+// own time.
+func awaitSocket(t *testing.T, socket string, d *Deployment) {
+	t.Helper()
+	in, err := d.Running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		raw, err := conn.(*net.UnixConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var listener *unix.Ucred
+		raw.Control(func(fd uintptr) { listener, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+		return err == nil && int(listener.Pid) == in.Process.PID
+	})
+}
+
 // applyUnasked applies a script whose shepherd tells, to who asks for it, that services are unwell, or nothing. It returns the script.
 func applyUnasked(t *testing.T, d *Deployment, reply string) string {
 	t.Helper()
 	probes := d.Probes
 	defer func() { d.Probes = probes }()
-	d.Probes = Probes{probeFunc(func() error { // what listened there before was well
-		services, err := ShepherdAt(d.socket).Services(t.Context())
-		if (err != nil) != (reply == "not-found.sexp") || err == nil && len(Probes{}.unwell(services)) == 0 {
-			return errors.New("it does not listen yet")
-		}
-		return nil
-	})}
+	d.Probes = Probes{Alive{}}
 	works := script(t, d, "works", reply)
 	mustApply(t, d, works)
+	awaitSocket(t, d.socket, d)
 	return works
 }
