@@ -87,8 +87,8 @@ case $MODE in
   lies) echo $PPID > "$file"; exec sleep 1000;;
 esac
 STANDIN=container "$BINARY" &
+echo "system container is running as PID $!" >&2 # before anybody goes on: tests look for it, or empty the log
 test "$MODE" = "tells nothing" || echo $! > "$file"
-echo "system container is running as PID $!" >&2
 wait $!
 test "$MODE" != lingers || exec sleep 1000
 `

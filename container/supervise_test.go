@@ -57,10 +57,17 @@ func await(t *testing.T, done func() bool) {
 // awaitRunning waits until something runs that is not the old instance.
 func awaitRunning(t *testing.T, d *Deployment, old *Instance) (in *Instance) {
 	t.Helper()
-	await(t, func() (found bool) {
-		var err error
+	var err error
+	ran := false
+	defer func() {
+		if !ran {
+			t.Logf("after %+v runs %+v, %v", old, in, err)
+		}
+	}()
+	await(t, func() bool {
 		in, err = d.Running()
-		return err == nil && (old == nil || in.Process != old.Process) && isConfirmed(d, in)
+		ran = err == nil && (old == nil || in.Process != old.Process) && isConfirmed(d, in)
+		return ran
 	})
 	return in
 }
