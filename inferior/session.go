@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/genenetwork/guixci/inferior/sexp"
@@ -103,19 +104,21 @@ func (s *Session) pipeline(exprs iter.Seq[sexp.Value], yield func(sexp.Value, er
 	next, end := iter.Pull(exprs)
 	defer end()
 	more, wanted, sent := true, true, 0
+	var deaf error // it takes no more, but what it has answered is still to be read
 	for {
-		for more && wanted && sent < ahead {
+		for more && wanted && deaf == nil && sent < ahead {
 			var expr sexp.Value
 			if expr, more = next(); !more {
 				break
 			}
-			if err := s.send(expr); err != nil {
-				yield(nil, s.fail(err))
-				return
+			if deaf = s.send(expr); deaf == nil {
+				sent++
 			}
-			sent++
 		}
 		if sent == 0 {
+			if deaf != nil && wanted {
+				yield(nil, s.fail(deaf))
+			}
 			return
 		}
 		v, err := s.receive()
@@ -175,10 +178,10 @@ func (s *Session) Err() error {
 }
 
 // abort cuts the connection and kills the child; whoever reads or writes will
-// fail, and report cause.
-func (s *Session) abort(cause error) {
+// fail, and report cause, unless there was one before: then it is not the first.
+func (s *Session) abort(cause error) (first bool) {
 	s.mu.Lock()
-	if s.cause == nil {
+	if first = s.cause == nil; first {
 		s.cause = cause
 	}
 	s.mu.Unlock()
@@ -186,45 +189,46 @@ func (s *Session) abort(cause error) {
 		s.child.signal(sigKill)
 	}
 	s.conn.Close()
+	return first
 }
 
 // fail ends the session because of err, unless a reason was known before, and
 // returns the error that all later calls return. The child is gone after it.
 func (s *Session) fail(err error) error {
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) {
 		err = errors.New("the inferior ended")
-		if s.child != nil { // it closed its output: let it say how it ended
-			if starved := s.awaitEnd(); starved != nil {
-				err = starved
-			}
+		if s.child != nil { // it closed its output, or its input: let it say how it ended
+			s.awaitEnd()
 		}
 	}
-	s.abort(err)
+	first := s.abort(err)
 	broken := &BrokenError{}
+	var starved error
 	if s.child != nil {
 		broken.Status = s.child.status()
 		broken.Stderr = s.child.stderr.String()
+		starved = s.child.outOfMemory()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil {
 		broken.Cause = s.cause
+		if first && starved != nil {
+			broken.Cause = starved
+		}
 		s.err = broken
 		s.log.Debug("inferior session broke", "cause", broken.Cause, "status", broken.Status)
 	}
 	return s.err
 }
 
-// awaitEnd gives a child that closed its output the time to end by itself. The error
-// is not nil if that was because of its memory.
-func (s *Session) awaitEnd() error {
+// awaitEnd gives a child that does not talk any more the time to end by itself.
+func (s *Session) awaitEnd() {
 	t := time.NewTimer(s.wait)
 	defer t.Stop()
 	select {
 	case <-s.child.exited:
-		return s.child.outOfMemory()
 	case <-t.C:
-		return nil
 	}
 }
 

@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 		"stranger": inferiortest.Script{Greeting: "Welcome to GNU Guile", Answer: echo}.Program(),
 		"silent":   silent,
 		"dies":     dies,
+		"parts":    parts,
 		"stubborn": stubborn,
 		"evaluate": scriptedEvaluation,
 		"grows":    scriptedGrowth,
@@ -62,6 +63,20 @@ func dies(_ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	r.Next()
 	fmt.Fprintln(stdout, inferiortest.Value(sexp.Int(0)))
 	r.Next()
+	fmt.Fprintln(stderr, "out of luck")
+	return 9
+}
+
+// parts with a message after its first answer.
+func parts(_ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	fmt.Fprintln(stdout, inferiortest.Greeting)
+	r := sexp.NewReader(stdin)
+	r.Next()
+	r.Next()
+	fmt.Fprintln(stdout, inferiortest.Value(sexp.Int(0)))
+	if expr, err := r.Next(); err == nil {
+		fmt.Fprintln(stdout, inferiortest.Value(expr))
+	}
 	fmt.Fprintln(stderr, "out of luck")
 	return 9
 }
