@@ -9,7 +9,8 @@ import (
 
 // Without a control group we look ourselves, at the child's children too.
 func TestWatch(t *testing.T) {
-	for _, command := range []string{"exec head -c 1G /dev/zero | tail", "(head -c 1G /dev/zero | tail); true"} {
+	const hoard = "{ head -c 1G /dev/zero; sleep 1000; } | tail" // keeps all until the end
+	for _, command := range []string{hoard, "(" + hoard + "); true"} {
 		p := &process{cmd: exec.Command("sh", "-c", command), most: 100 << 20}
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if err := p.cmd.Start(); err != nil {
