@@ -160,15 +160,8 @@ func TestUrgencyOfLaterJobs(t *testing.T) {
 		}
 	}
 	f.script["first"] = func(context.Context, io.Writer) error {
-		for { // until c3 is planned
-			f.mu.Lock()
-			done := f.held[path("c3")] && f.held[path("c2")]
-			f.mu.Unlock()
-			if done {
-				return nil
-			}
-			time.Sleep(time.Millisecond)
-		}
+		synctest.Wait() // until c3 is planned, and Run knows the plan
+		return nil
 	}
 	synctest.Test(t, func(t *testing.T) {
 		s.Add(Job{Derivation: drv("first"), Priority: -1}, Job{Derivation: drv("a2")}, Job{Derivation: drv("b")})
