@@ -156,8 +156,10 @@ func TestRealLimits(t *testing.T) {
 	silent := r.add("silent", "echo once; sleep 600")
 	chatty := r.add("chatty", "while :; do echo again; sleep 0.1; done")
 	loud := r.add("loud", "while :; do echo $PATH; done")
-	limits := build.Limits{MaxSilent: 2 * time.Second, Timeout: 4 * time.Second, MaxLog: 100_000}
-	for _, b := range []*storetest.Build{silent, chatty, loud} {
+	// Each can only come to its own, however long a builder takes to begin.
+	for b, limits := range map[*storetest.Build]build.Limits{
+		silent: {MaxSilent: 2 * time.Second}, chatty: {Timeout: 4 * time.Second}, loud: {MaxLog: 100_000},
+	} {
 		r.Add(build.Job{Derivation: b.Derivation, Limits: limits})
 	}
 	r.build(t)

@@ -111,7 +111,7 @@ func (d *Daemon) Start() {
 	d.t.Cleanup(d.Kill)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(30 * time.Second)
+	late := time.After(3 * time.Minute)
 	for {
 		c, err := store.Dial(context.Background(), d.Socket)
 		if err == nil {
@@ -133,9 +133,13 @@ func (d *Daemon) Kill() {
 	if d.cmd == nil {
 		return
 	}
-	for _, pid := range d.Processes() {
-		if exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe")); err == nil && filepath.Base(exe) == "guix-daemon" {
-			syscall.Kill(pid, syscall.SIGKILL)
+	for again := true; again; { // one may have started another one meanwhile
+		again = false
+		for _, pid := range d.Processes() {
+			if exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe")); err == nil && filepath.Base(exe) == "guix-daemon" {
+				syscall.Kill(pid, syscall.SIGKILL)
+				again = true
+			}
 		}
 	}
 	d.cmd.Wait()
