@@ -51,8 +51,11 @@ func ownDaemon(t *testing.T, keys ...*substitute.PublicKey) string {
 			t.Logf("guix-daemon:\n%s", text)
 		}
 	})
-	await(t, "guix-daemon's socket", func() bool {
-		_, err := os.Stat(socket)
+	await(t, "a guix-daemon that answers", func() bool {
+		c, err := store.Dial(t.Context(), socket)
+		if err == nil {
+			c.Close()
+		}
 		return err == nil
 	})
 	return socket
@@ -155,7 +158,7 @@ func TestClientTakesTurns(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(3 * time.Minute):
 			t.Fatal("no answer")
 		}
 	}

@@ -75,7 +75,7 @@ func TestSSH(t *testing.T) {
 	}
 	select {
 	case <-over:
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		t.Error("the builder goes on")
 	}
 }

@@ -62,7 +62,7 @@ func TestSSHHangs(t *testing.T) {
 	if _, err := Dial(ctx, "ssh://berlin"); !errors.Is(err, why) {
 		t.Errorf("error %v, want the context's cause", err)
 	}
-	if took := time.Since(begin); took > 30*time.Second {
+	if took := time.Since(begin); took > 3*time.Minute {
 		t.Errorf("took %v", took)
 	}
 }
