@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
 func mustApply(t *testing.T, d *Deployment, script string) *Generation {
@@ -123,9 +126,11 @@ func TestApplyAdopts(t *testing.T) {
 			}
 			d.Probes, d.Switch.StopOld = Probes{Alive{}}, mode == SideBySide
 			name := script(t, d, "works", "status-works.sexp")
-			mustApply(t, d, script(t, d, "works", "status-works.sexp"))
-			g := mustApply(t, d, name) // on the other side, if there are two
+			first := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
+			awaitShepherd(t, checkRuns(t, d, first)) // else it might take the socket from the next one
+			g := mustApply(t, d, name)               // on the other side, if there are two
 			in := checkRuns(t, d, g)
+			awaitShepherd(t, in)
 			if again := mustApply(t, d, name); !again.sameWay(g) || len(events(t, d)) != 4 {
 				t.Errorf("nothing was to do: %v", events(t, d))
 			}
@@ -169,33 +174,56 @@ func TestApplyAdopts(t *testing.T) {
 	}
 }
 
-// A launcher that hangs before there is a container is started once more, in half of its time; one whose child waits for a lock
-// that nobody can release, at once.
+// A launcher that hangs before there is a container is started once more, after half of its time.
 func TestLauncherHangsOnce(t *testing.T) {
-	t.Setenv("FUTEX", strconv.Itoa(unix.SYS_FUTEX))
-	for mode, limit := range map[string]time.Duration{"hangs once": 4 * time.Second, "deadlocks once": time.Hour} {
-		t.Run(mode, func(t *testing.T) {
-			d := testDeployment(t)
-			d.StartTimeout = limit
-			hangs := script(t, d, mode, "status-works.sexp")
-			checkRuns(t, d, mustApply(t, d, hangs))
-			if _, err := os.Stat(hangs + ".hung"); err != nil {
-				t.Errorf("it did not hang: %v", err)
-			}
-		})
+	d := testDeployment(t)
+	hangs := script(t, d, "hangs at first", "status-works.sexp")
+	d.Root = func(context.Context, string, string) error { // too late to be the generation's own
+		d.StartTimeout = 2 * time.Second
+		return nil
+	}
+	again := 0
+	d.Logger = slog.New(heard{d.Logger.Handler(), "starting the container once more", func() {
+		again++
+		d.StartTimeout = time.Hour
+		if err := os.WriteFile(hangs+".enough", nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}})
+	checkRuns(t, d, mustApply(t, d, hangs))
+	if again != 1 {
+		t.Errorf("it was started once more %d times", again)
 	}
 }
 
-// One that hangs again is given up, and the error tells what it was doing.
+// One whose child waits for a lock that nobody can release is started once more at once.
+func TestLauncherDeadlocks(t *testing.T) {
+	t.Setenv("FUTEX", strconv.Itoa(unix.SYS_FUTEX))
+	d := testDeployment(t)
+	d.StartTimeout = time.Hour
+	again := 0
+	d.Logger = slog.New(heard{d.Logger.Handler(), "starting the container once more", func() { again++ }})
+	checkRuns(t, d, mustApply(t, d, script(t, d, "deadlocks once", "status-works.sexp")))
+	if again != 1 {
+		t.Errorf("it was started once more %d times", again)
+	}
+}
+
+// One that hangs again is given up, and the error tells what it was doing, once it has come to that.
 func TestLauncherHangs(t *testing.T) {
 	d := testDeployment(t)
-	d.StartTimeout = 4 * time.Second
-	_, err := d.Apply(t.Context(), Revision{Script: script(t, d, "hangs", "status-works.sexp")})
-	wantOutcome(t, err, Kept)
-	var launch *LaunchError
-	if !errors.As(err, &launch) || !strings.Contains(launch.Stuck, ", sleep: S (sleeping), blocks signals 0") ||
-		!strings.Contains(err.Error(), "\nit was stuck:\n  process ") {
-		t.Errorf("error %v", err)
+	hangs := script(t, d, "hangs", "status-works.sexp")
+	for d.StartTimeout = 4 * time.Second; ; d.StartTimeout *= 2 {
+		_, err := d.Apply(t.Context(), Revision{Script: hangs, Force: true})
+		wantOutcome(t, err, Kept)
+		var launch *LaunchError
+		if errors.As(err, &launch) && strings.Contains(launch.Stuck, ", sleep: S (sleeping), blocks signals 0") &&
+			strings.Contains(err.Error(), "\nit was stuck:\n  process ") {
+			return
+		}
+		if launch == nil || d.StartTimeout > plenty {
+			t.Fatalf("error %v", err)
+		}
 	}
 }
 
@@ -217,12 +245,15 @@ func TestApplyRollsBack(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := testDeployment(t)
+			d.StartTimeout = plenty // which the old one keeps
 			old := mustApply(t, d, script(t, d, "works", "status-works.sexp"))
 			bad := script(t, d, c.mode, c.reply)
-			if c.mode == "works" {
-				d.Schedule.StartPeriod = time.Second
-			}
-			if c.mode == "lies" || c.mode == "tells nothing" {
+			switch c.mode {
+			case "works": // what it is like is seen from its first answer on
+				d.Probes, d.Schedule.StartPeriod, d.Schedule.Timeout = Probes{answering{d}, AllServices{}}, 1, plenty
+			case "lies": // as soon as it can
+				d.StartTimeout = 10 * time.Second
+			case "tells nothing":
 				d.StartTimeout = 2 * time.Second
 			}
 			_, err := d.Apply(t.Context(), Revision{Script: bad})
@@ -266,7 +297,7 @@ func TestApplyForce(t *testing.T) {
 	say("status-works.sexp")
 	_, err = d.Apply(t.Context(), Revision{Script: changing})
 	wantOutcome(t, err, Refused)
-	d.Schedule.StartPeriod = 20 * time.Second
+	d.Schedule.StartPeriod = plenty
 	g, err := d.Apply(t.Context(), Revision{Script: changing, Force: true})
 	if err != nil {
 		t.Fatal(err)
@@ -336,10 +367,23 @@ func TestApplyCancelled(t *testing.T) {
 	d.Root = nil
 	checkRuns(t, d, old)
 
-	deadline, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	starting, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err = d.Apply(deadline, Revision{Script: script(t, d, "tells nothing", "status-works.sexp")})
+	silent, done := script(t, d, "tells nothing", "status-works.sexp"), make(chan error, 1)
+	go func() {
+		_, err := d.Apply(starting, Revision{Script: silent})
+		done <- err
+	}()
+	await(t, func() bool {
+		r, err := d.readRecord()
+		return err == nil && r != nil && r.Generation == 3 && len(r.Launcher.children()) > 0
+	})
+	cancel()
+	err = <-done
 	wantOutcome(t, err, RolledBack)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
 	checkRuns(t, d, old)
 
 	probing, cancel := context.WithCancel(t.Context())
@@ -405,10 +449,7 @@ func TestKilledWhileProbing(t *testing.T) {
 func TestKilledWhileStopping(t *testing.T) {
 	for _, next := range []string{"start", "apply", "stop", "supervise"} {
 		t.Run(next, func(t *testing.T) {
-			d := testDeployment(t)
-			d.StopTimeout = time.Second
-			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
-			was := checkRuns(t, d, old)
+			d, old, was := stubborn(t)
 			deployer, _ := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
 			poised := awaitPoised(t, d)
 			e := *d
@@ -423,6 +464,7 @@ func TestKilledWhileStopping(t *testing.T) {
 			if !was.Process.Alive() {
 				t.Fatal("it has ended before the deployer was killed")
 			}
+			hurry(t, d, old)
 			goOn(t, d, next, old, was)
 			if was.Process.Alive() {
 				t.Error("what was asked to end still runs")
@@ -432,7 +474,27 @@ func TestKilledWhileStopping(t *testing.T) {
 	}
 }
 
-// awaitPoised waits until a deployer has asked the old container to end, and returns what waits to take its place.
+// stubborn returns a deployment whose container does not end when it is asked to, nor is killed, until hurry is called.
+func stubborn(t *testing.T) (*Deployment, *Generation, *Instance) {
+	t.Helper()
+	d := testDeployment(t)
+	d.StopTimeout = time.Hour
+	g := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
+	t.Cleanup(func() { hurry(t, d, g) })
+	return d, g, checkRuns(t, d, g)
+}
+
+// hurry has a generation get next to no time to stop from who begins with that from now on.
+func hurry(t *testing.T, d *Deployment, g *Generation) {
+	t.Helper()
+	g.Handling.StopTimeout = 50 * time.Millisecond
+	if err := d.writeGeneration(g); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitPoised waits until a deployer has asked the old container to end, and returns what waits to take its place, once
+// that does: how far its launcher has come when the old one is asked, nobody knows.
 func awaitPoised(t *testing.T, d *Deployment) *Instance {
 	t.Helper()
 	var r *record
@@ -445,6 +507,13 @@ func awaitPoised(t *testing.T, d *Deployment) *Instance {
 	if err != nil {
 		t.Fatal(err)
 	}
+	await(t, func() bool {
+		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", poised.Launcher.PID)) // none: it has ended
+		return slices.ContainsFunc(files, func(file string) bool {
+			name, _ := os.Readlink(file) // it may be closed again
+			return name == poised.gateFile()
+		})
+	})
 	if !poised.Launcher.Alive() || poised.Alive() || len(poised.Launcher.children()) > 0 {
 		t.Fatalf("it does not wait at the gate: %+v", poised)
 	}
@@ -456,13 +525,12 @@ func awaitPoised(t *testing.T, d *Deployment) *Instance {
 func TestKilledWhilePoised(t *testing.T) {
 	for _, next := range []string{"start", "supervise"} {
 		t.Run(next, func(t *testing.T) {
-			d := testDeployment(t)
-			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
-			was := checkRuns(t, d, old)
+			d, old, was := stubborn(t)
 			deployer, _ := startDeployer(t, d, script(t, d, "works", "status-works.sexp"))
 			poised := awaitPoised(t, d)
 			deployer.Process.Kill()
 			deployer.Wait()
+			hurry(t, d, old)
 			await(t, func() bool { return !poised.Launcher.Alive() })
 			r, err := d.readRecord()
 			if err != nil {
@@ -487,7 +555,6 @@ func TestKilledWhilePoised(t *testing.T) {
 				t.Error("it was started again")
 			}
 			checkNothingLeft(t, d, poised)
-			was.Process.signal(syscall.SIGKILL) // it would not stop, and take its time
 		})
 	}
 }
@@ -549,10 +616,7 @@ func goOn(t *testing.T, d *Deployment, next string, old *Generation, was *Instan
 func TestKilledStop(t *testing.T) {
 	for _, next := range []string{"start", "apply", "stop", "supervise until stopped"} {
 		t.Run(next, func(t *testing.T) {
-			d := testDeployment(t)
-			d.StopTimeout = time.Second
-			old := mustApply(t, d, script(t, d, "is stubborn", "status-works.sexp"))
-			was := checkRuns(t, d, old)
+			d, old, was := stubborn(t)
 			stopper := standIn(t.Context(), d, "stopper")
 			d.Who, d.Why = "somebody else", "another reason"
 			if err := stopper.Start(); err != nil {
@@ -567,6 +631,7 @@ func TestKilledStop(t *testing.T) {
 			if !was.Process.Alive() {
 				t.Fatal("it has ended before the other process was killed")
 			}
+			hurry(t, d, old)
 			if s, err := d.Status(t.Context()); err != nil || s.Wanted {
 				t.Errorf("status %+v, %v", s, err)
 			}
@@ -601,11 +666,11 @@ func TestKilledStop(t *testing.T) {
 func TestKilledStart(t *testing.T) {
 	for _, next := range []string{"start", "start in vain", "supervise", "apply"} {
 		t.Run(next, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+			address := fmt.Sprintf("127.0.0.1:%d", guixtest.FreePort(t)) // nobody takes it while it does not listen
+			l, err := net.Listen("tcp", address)
 			if err != nil {
 				t.Fatal(err)
 			}
-			address := l.Addr().String()
 			d := testDeployment(t)
 			d.Probes, d.Schedule.StartPeriod = Probes{TCP{Address: address}}, time.Hour
 			works := script(t, d, "works", "status-works.sexp")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 )
@@ -20,6 +21,32 @@ type probeFunc func() error
 func (f probeFunc) String() string { return "of a test" }
 func (f probeFunc) Check(context.Context, *Instance, any) (any, error) {
 	return nil, f()
+}
+
+// An answering is a probe that passes once a deployment's stand-in answers.
+type answering struct{ d *Deployment }
+
+func (answering) String() string { return "answering" }
+func (p answering) Check(ctx context.Context, in *Instance, _ any) (any, error) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := net.Dial("unix", p.d.socket)
+		if err == nil {
+			return nil, conn.Close()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// awaitShepherd waits until the instance's shepherd answers.
+func awaitShepherd(t *testing.T, in *Instance) {
+	t.Helper()
+	await(t, func() bool { _, err := in.services(t.Context()); return err == nil })
 }
 
 // sameAddress is for comparing what has addresses in it.

@@ -76,7 +76,7 @@ root=$(mktemp -d "$TMPDIR/guix-directory.XXXXXX")
 trap 'rmdir "$root"' EXIT
 case $MODE in
   dies) cat "$REPLY_FILE" >&2; exit 1;;
-  "hangs once") test -e "$0.hung" || { : > "$0.hung"; exec sleep 1000; };;
+  "hangs at first") test -e "$0.enough" || exec sleep 1000;;
   "deadlocks once") test -e "$0.hung" || {
     : > "$0.hung"
     perl -e 'syscall($ENV{FUTEX}, my $lock = pack("L", 2), 128, 2, 0, 0, 0)' &
@@ -255,6 +255,9 @@ func script(t *testing.T, d *Deployment, mode, reply string) string {
 // hardName is no pattern, but looks like one that matches something else.
 const hardName = `state [a-z]*?\*`
 
+// plenty is for what takes no time, but on a machine that stands still now and then.
+const plenty = 2 * time.Minute
+
 // testDeployment returns a deployment that is stopped at the end of the test, when
 // it must leave nothing behind.
 func testDeployment(t *testing.T) *Deployment {
@@ -270,7 +273,7 @@ func testDeployment(t *testing.T) *Deployment {
 	d := &Deployment{
 		Name: "test", Dir: dir, unprivileged: true, socket: filepath.Join(sockets, "socket"),
 		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
-		Schedule: Schedule{StartPeriod: 20 * time.Second, Interval: 10 * time.Millisecond, Window: 30 * time.Millisecond},
+		Schedule: Schedule{StartPeriod: plenty, Interval: 10 * time.Millisecond, Window: 30 * time.Millisecond},
 	}
 	t.Cleanup(func() {
 		in, _ := d.Running()
