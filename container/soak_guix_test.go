@@ -103,7 +103,8 @@ func soakReal(t *testing.T, port int, greetings []string, says string) {
 		t.Fatal(err)
 	}
 	r.common = strings.Replace(says, "STATE", state, 1) + `
- (schedule (start-period "10s") (interval "100ms") (window "300ms"))
+ (schedule (start-period "2m") (interval "100ms") (window "300ms"))
+ (start-timeout "2m")
  (free-space "4M")
  (keep (last 5))`
 	for i, dir := range guixbox.Exposed() {
@@ -121,7 +122,7 @@ func soakReal(t *testing.T, port int, greetings []string, says string) {
 		eventually(t, func() error { return r.supervisedBy(0) })
 		r.checkHost(&soak{T: t, d: d})
 	})
-	runSoak(t, d, r)
+	runSoak(t, d, r, 5*time.Second)
 }
 
 // file is a deployment file with some more settings.
@@ -152,8 +153,8 @@ func (r *realSamples) deployment(settings map[string]string) *Deployment {
 }
 
 // deploy is a run of the real program.
-func (r *realSamples) deploy(ctx context.Context, verb string, flags ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, r.program, append([]string{verb, r.name, "--environment=soak", "--state=" + filepath.Join(r.disk, "guixci")}, flags...)...)
+func (r *realSamples) deploy(verb string, flags ...string) *exec.Cmd {
+	return exec.Command(r.program, append([]string{verb, r.name, "--environment=soak", "--state=" + filepath.Join(r.disk, "guixci")}, flags...)...)
 }
 
 var outputPath = regexp.MustCompile(`"(/gnu/store/[^"]*-run-container)"`)
@@ -221,19 +222,19 @@ func (r *realSamples) change(s *soak, behaviour string) (*Deployment, Revision) 
 	case "service fails":
 		d.Schedule.StartPeriod = 3 * time.Second
 	case "comes up and dies":
-		d.Schedule.Window = 20 * time.Second
+		d.Schedule.StartPeriod, d.Schedule.Window = 10*time.Second, time.Hour
 	}
 	return d, Revision{Script: r.item(script, text), Who: "soak", Why: behaviour}
 }
 
 // apply is a change that works, made by guixci-deploy.
-func (r *realSamples) apply(ctx context.Context, s *soak) *exec.Cmd {
+func (r *realSamples) apply(s *soak) *exec.Cmd {
 	r.changes++
 	file := filepath.Join(r.TempDir(), "deployment.scm")
 	if err := os.WriteFile(file, []byte(r.file(map[string]string{"CHANGE": fmt.Sprint(r.changes)})), 0o600); err != nil {
 		s.Fatal(err)
 	}
-	return r.deploy(ctx, "apply", "--file="+file, "--script="+r.item(r.scripts[r.changes%2], ""), "--who=soak", "--why=to be killed")
+	return r.deploy("apply", "--file="+file, "--script="+r.item(r.scripts[r.changes%2], ""), "--who=soak", "--why=to be killed")
 }
 
 // killing is a probe that kills what it is to look at.
@@ -251,10 +252,13 @@ for a; do shift; case $a in --pid-file=*) file=${a#--pid-file=};; *) set -- "$@"
 ` + text
 }
 
-// deployer lets guixci-deploy make a change, and kills it when ctx ends.
-func (r *realSamples) deployer(ctx context.Context, s *soak) {
-	if out, err := r.apply(ctx, s).CombinedOutput(); err != nil && ctx.Err() == nil {
-		s.Errorf("deployer: %v\n%s", err, out)
+// deployer lets guixci-deploy make a change, and kills it.
+func (r *realSamples) deployer(s *soak, after time.Duration) {
+	cmd := r.apply(s)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if killed, err := runUntil(cmd, after, unix.SIGKILL); err != nil && !killed {
+		s.Errorf("deployer: %v\n%s", err, &out)
 	}
 }
 
@@ -314,7 +318,7 @@ func (r *realSamples) start(s *soak) {
 func (r *realSamples) supervise(s *soak) {
 	s.Helper()
 	eventually(s.T, func() error {
-		out, err := r.deploy(context.Background(), "start").CombinedOutput()
+		out, err := r.deploy("start").CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("start: %v\n%s", err, out) // the supervisor may be doing so
 		}
@@ -379,15 +383,16 @@ func (r *realSamples) killSupervisor(s *soak) bool {
 	return len(found) > 0
 }
 
-// interrupted: guixci-deploy is told to end by SIGTERM, and goes back.
+// interrupted: guixci-deploy is told to end by SIGTERM, and goes back. It may die of that, but not in the middle.
 func (r *realSamples) interrupted(s *soak) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), s.instant())
-	defer cancel()
-	cmd := r.apply(ctx, s)
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	out, err := cmd.CombinedOutput()
-	if status := cmd.ProcessState.ExitCode(); err != nil && (ctx.Err() == nil || status < 0 || status == RollbackFailed.ExitCode()) {
-		s.Errorf("guixci-deploy: %v\n%s", err, out)
+	cmd := r.apply(s)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	interrupted, err := runUntil(cmd, s.instant(), unix.SIGTERM)
+	last, errLast := s.d.lastEntered()
+	status := cmd.ProcessState.ExitCode()
+	if errLast != nil || err != nil && (!interrupted || status < 0 && last.Event == Began || status == RollbackFailed.ExitCode()) {
+		s.Errorf("guixci-deploy: %v; the ledger ends with %+v, %v\n%s", err, last, errLast, &out)
 	}
 	before := s.good
 	s.findGood()
@@ -402,7 +407,7 @@ func (r *realSamples) comesUpLate(s *soak) bool {
 // two deployers at once, one of them the real program: one is refused, or comes second.
 func (r *realSamples) two(s *soak) bool {
 	d, rev := r.change(s, "works")
-	cmd := r.apply(context.Background(), s)
+	cmd := r.apply(s)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {

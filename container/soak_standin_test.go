@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 )
@@ -11,9 +12,8 @@ type standIns struct{}
 
 func TestSoak(t *testing.T) {
 	d := testDeployment(t)
-	d.Schedule.StartPeriod = time.Second
-	d.StartTimeout = 10 * time.Second
-	runSoak(t, d, standIns{})
+	d.StartTimeout = plenty // also for going back from one that has less
+	runSoak(t, d, standIns{}, 500*time.Millisecond)
 }
 
 func (standIns) change(s *soak, behaviour string) (*Deployment, Revision) {
@@ -25,12 +25,21 @@ func (standIns) change(s *soak, behaviour string) (*Deployment, Revision) {
 		"pid file lies":  {"lies", "status-works.sexp"},
 		"service fails":  {"works", "status-fails.sexp"},
 	}[behaviour]
+	switch behaviour {
+	case "pid file lies":
+		d.StartTimeout = 10 * time.Second
+	case "service fails":
+		d.Schedule.StartPeriod = time.Second
+	}
 	return &d, Revision{Script: script(s.T, s.d, how[0], how[1])}
 }
 
 // deployer never confirms.
-func (standIns) deployer(ctx context.Context, s *soak) {
-	standIn(ctx, s.d, "deployer", "SCRIPT="+script(s.T, s.d, "works", "status-works.sexp")).Run()
+func (standIns) deployer(s *soak, after time.Duration) {
+	cmd := standIn(context.Background(), s.d, "deployer", "SCRIPT="+script(s.T, s.d, "works", "status-works.sexp"))
+	if killed, err := runUntil(cmd, after, os.Kill); !killed {
+		s.Errorf("deployer: %v", err)
+	}
 }
 
 func (standIns) faults() map[string]fault { return nil }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"testing"
@@ -19,8 +20,9 @@ type soak struct {
 	d      *Deployment
 	random *rand.Rand
 	sample sample
-	good   *Generation // what must run in the end
-	undone Outcome     // of a revision that does not come up, with something to go back to
+	good   *Generation   // what must run in the end
+	undone Outcome       // of a revision that does not come up, with something to go back to
+	takes  time.Duration // as long as a deploy takes, or longer
 	tally  map[string]*tally
 }
 
@@ -55,9 +57,8 @@ type sample interface {
 	// it is to be deployed with, that behaves like one of: works, launcher dies, container ends,
 	// pid file lies, service fails.
 	change(s *soak, behaviour string) (*Deployment, Revision)
-	// deployer applies a change that works in another process until ctx ends, when
-	// it is killed.
-	deployer(ctx context.Context, s *soak)
+	// deployer applies a change that works in another process, which is killed after a while.
+	deployer(s *soak, after time.Duration)
 	// faults are those that this sample has beside the common ones, or in their place.
 	faults() map[string]fault
 	// begin is called before each round.
@@ -117,7 +118,7 @@ func (s *soak) unconfirmed() bool {
 
 // instant is some time within a deploy.
 func (s *soak) instant() time.Duration {
-	return time.Duration(s.random.Int64N(int64(s.d.Schedule.StartPeriod)) / 2)
+	return time.Duration(s.random.Int64N(int64(s.takes)))
 }
 
 func (s *soak) interrupted() bool {
@@ -138,12 +139,20 @@ func (s *soak) interrupted() bool {
 
 // killed: the deployer gets SIGKILL at any instant, also after it has confirmed.
 func (s *soak) killed() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), s.instant())
-	defer cancel()
-	s.sample.deployer(ctx, s)
+	s.sample.deployer(s, s.instant())
 	before := s.good
 	s.findGood()
 	return s.good.Number == before.Number
+}
+
+// runUntil runs a command, which gets a signal after a while if it has not ended. It reports whether it got it.
+func runUntil(cmd *exec.Cmd, after time.Duration, signal os.Signal) (interrupted bool, err error) {
+	if err := cmd.Start(); err != nil {
+		return false, err
+	}
+	timer := time.AfterFunc(after, func() { cmd.Process.Signal(signal) })
+	err = cmd.Wait()
+	return !timer.Stop(), err
 }
 
 // findGood makes good what another process has confirmed.
@@ -233,11 +242,12 @@ func (s *soak) two() (refused bool) {
 // runSoak lets random things happen, GUIXCI_SOAK of them, 20 if it is not set; GUIXCI_SOAK_SEED
 // chooses which, always the same if it is not set. After each, exactly one healthy generation runs, the last confirmed one,
 // nothing is left of others, and the ledger tells what happened. At the end it says how often each thing was of consequence.
-func runSoak(t *testing.T, d *Deployment, sample sample) {
+// A deploy takes so long, or less.
+func runSoak(t *testing.T, d *Deployment, sample sample, takes time.Duration) {
 	rounds := number("GUIXCI_SOAK", 20)
 	seed := number("GUIXCI_SOAK_SEED", 1)
 	t.Logf("seed %d", seed)
-	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample, undone: RolledBack, tally: make(map[string]*tally)}
+	s := &soak{T: t, d: d, random: rand.New(rand.NewPCG(uint64(seed), 0)), sample: sample, undone: RolledBack, takes: takes, tally: make(map[string]*tally)}
 	if d.Switch.Mode == SideBySide {
 		s.undone = Kept
 	}
