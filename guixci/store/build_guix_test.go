@@ -192,7 +192,7 @@ func TestBuildsSideBySide(t *testing.T) {
 	if err := os.Chmod(meet, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	letIn(t, filepath.Dir(meet), filepath.Dir(filepath.Dir(meet)))
+	letIn(t, filepath.Dir(meet))
 	// Neither ends before the other has begun.
 	var drvs []store.StorePath
 	for i, other := range []string{"right", "left"} {
@@ -220,7 +220,7 @@ func letIn(t *testing.T, dirs ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chmod(dir, info.Mode().Perm()|0o055); err != nil {
+		if err := os.Chmod(dir, info.Mode()|0o055); err != nil {
 			t.Fatal(err)
 		}
 	}
