@@ -250,7 +250,7 @@ func TestApplyRollsBack(t *testing.T) {
 			bad := script(t, d, c.mode, c.reply)
 			switch c.mode {
 			case "works": // what it is like is seen from its first answer on
-				d.Probes, d.Schedule.StartPeriod, d.Schedule.Timeout = Probes{answering{d}, AllServices{}}, 1, plenty
+				d.Probes, d.Schedule.StartPeriod, d.Schedule.Timeout = Probes{eventual(answers), AllServices{}}, 1, plenty
 			case "lies": // as soon as it can
 				d.StartTimeout = 10 * time.Second
 			case "tells nothing":

@@ -167,7 +167,7 @@ func TestRealSlowRestart(t *testing.T) {
 	g := mustApply(t, d, samples(t)["told"])
 	in := awaitRunning(t, d, nil)
 	mustWrite(t, filepath.Join(in.runDir(), "environment", "settings"), "MODE='late'\nTAKES='1000'\n")
-	g.Schedule.StartPeriod = time.Second // shepherd gives it six
+	g.Schedule.StartPeriod = time.Second // shepherd gives it a minute
 	if err := d.writeGeneration(g); err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +179,7 @@ func TestRealSlowRestart(t *testing.T) {
 	if status, err := d.Status(t.Context()); err != nil || status.Holder != nil || status.Trouble != nil {
 		t.Errorf("%+v, %v", status, err)
 	}
+	hurry(t, d, g) // else shepherd has that minute
 	stopNow(t, d)
 	checkNothingLeft(t, d, in)
 }

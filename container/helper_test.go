@@ -23,17 +23,18 @@ func (f probeFunc) Check(context.Context, *Instance, any) (any, error) {
 	return nil, f()
 }
 
-// An answering is a probe that passes once a deployment's stand-in answers.
-type answering struct{ d *Deployment }
+// An eventual probe passes as soon as something is the case, for which it waits as long as the schedule's Timeout. When
+// the probes that come after it are tried, that is so, however slow the machine is.
+type eventual func(ctx context.Context, in *Instance) error
 
-func (answering) String() string { return "answering" }
-func (p answering) Check(ctx context.Context, in *Instance, _ any) (any, error) {
+func (eventual) String() string { return "eventual" }
+func (is eventual) Check(ctx context.Context, in *Instance, _ any) (any, error) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := net.Dial("unix", p.d.socket)
+		err := is(ctx, in)
 		if err == nil {
-			return nil, conn.Close()
+			return nil, nil
 		}
 		select {
 		case <-tick.C:
@@ -41,6 +42,15 @@ func (p answering) Check(ctx context.Context, in *Instance, _ any) (any, error) 
 			return nil, err
 		}
 	}
+}
+
+// answers reports whether something listens where the instance's shepherd does.
+func answers(ctx context.Context, in *Instance) error {
+	conn, err := in.Shepherd().Dial(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // awaitShepherd waits until the instance's shepherd answers.

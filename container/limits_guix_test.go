@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What a real container may have holds for all of it, and one that wants more does not get it, which is said.
@@ -50,6 +51,7 @@ func TestRealLimits(t *testing.T) {
 	} {
 		d, _ := realDeployment(t)
 		d.Environment.Limits = limits
+		d.Schedule.StartPeriod = 15 * time.Second
 		_, err := d.Apply(t.Context(), Revision{Script: script})
 		var e *Error
 		if !errors.As(err, &e) || e.Outcome != Kept || !regexp.MustCompile(says).MatchString(e.Error()) {

@@ -123,7 +123,7 @@ func realDeployment(t *testing.T) (d *Deployment, url string) {
 		Exposes:     boxMounts(),
 		Environment: Environment{Settings: map[string]string{"PORT": fmt.Sprint(port)}},
 		Probes:      Probes{AllServices{}, HTTP{URL: url}},
-		Schedule:    Schedule{StartPeriod: 15 * time.Second, Interval: 100 * time.Millisecond, Window: 200 * time.Millisecond},
+		Schedule:    Schedule{StartPeriod: plenty, Interval: 100 * time.Millisecond, Window: 200 * time.Millisecond},
 		Logger:      slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	t.Cleanup(func() {
