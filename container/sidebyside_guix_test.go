@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -65,8 +66,8 @@ func (p *proxy) forward(from *net.TCPConn) {
 type crowd struct {
 	stop  context.CancelFunc
 	wait  sync.WaitGroup
-	asked int           // good once it has stopped
-	took  time.Duration // likewise
+	asked int             // good once it has stopped
+	waits []time.Duration // likewise: between two questions
 
 	mu      sync.Mutex // guards what follows
 	answers map[string]int
@@ -81,7 +82,7 @@ func startCrowd(t *testing.T, url string) *crowd {
 	c.wait.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
-		begin := time.Now()
+		last := time.Now()
 		for ; ctx.Err() == nil; c.asked++ {
 			page := url
 			if c.asked%400 == 0 {
@@ -89,8 +90,9 @@ func startCrowd(t *testing.T, url string) *crowd {
 			}
 			c.wait.Go(func() { c.ask(client, page) })
 			<-tick.C
+			now := time.Now()
+			c.waits, last = append(c.waits, now.Sub(last)), now
 		}
-		c.took = time.Since(begin)
 	})
 	t.Cleanup(func() { cancel(); c.wait.Wait() })
 	return c
@@ -178,9 +180,11 @@ func losesNothing(t *testing.T, d *Deployment, target string, scripts map[string
 	checkNothingLeft(t, d, kept)
 	c.stop()
 	c.wait.Wait()
-	t.Logf("%d asked in %v, answers %v", c.asked, c.took, c.answers)
-	if rate := float64(c.asked) / c.took.Seconds(); rate < 90 {
-		t.Errorf("the crowd has asked %.1f times a second only", rate)
+	slices.Sort(c.waits)
+	median := c.waits[len(c.waits)/2] // a machine that stands still now and then has a few that are very long
+	t.Logf("%d asked, one each %v, at the longest after %v, answers %v", c.asked, median, c.waits[len(c.waits)-1], c.answers)
+	if median > 11*time.Millisecond {
+		t.Errorf("the crowd has asked only once in %v", median)
 	}
 	if ours := c.answers[one] + c.answers[two] + c.answers[three]; ours+len(c.lost) != c.asked {
 		t.Errorf("%d of %d answers are of the three", ours, c.asked)
