@@ -62,11 +62,31 @@ func awaitShepherd(t *testing.T, in *Instance) {
 // sameAddress is for comparing what has addresses in it.
 var sameAddress = gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 
+// tellState tells, when a test has failed, what may explain it, in a few lines: of a long log people see the last ones.
+func tellState(t *testing.T, d *Deployment) {
+	if !t.Failed() {
+		return
+	}
+	r, err := d.readRecord()
+	if r != nil {
+		t.Logf("recorded: generation %d, stopping %v, coming up %v, process %+v; beside: %+v", r.Generation, r.Stopping, r.ComingUp, r.Process, r.Beside)
+	}
+	last, errLedger := d.lastEntered()
+	numbers, errNumbers := numbersIn(d.path("generations"))
+	t.Logf("the ledger ends with: generation %d %s: %.200q (%v)", last.Generation, last.Event, last.Detail, errors.Join(err, errLedger, errNumbers))
+	if len(numbers) > 0 {
+		lines := strings.Split(lastLines(d.generationPath(numbers[len(numbers)-1], "log"), 0), "\n")
+		t.Logf("the newest log ends with: %q", lines[max(0, len(lines)-3):])
+	}
+}
+
 // checkNothingLeft checks that a stopped container is gone altogether.
 func checkNothingLeft(t *testing.T, d *Deployment, in *Instance) {
 	t.Helper()
-	if in.Process.Alive() || in.Launcher.Alive() {
-		t.Error("a process is left")
+	for _, p := range []Process{in.Process, in.Launcher} {
+		if p.Alive() {
+			t.Errorf("a process is left: %q", p.doing())
+		}
 	}
 	if found := launchersOf(in.pidFile()); len(found) > 0 {
 		t.Errorf("launchers are left: %v", found)

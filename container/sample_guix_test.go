@@ -127,6 +127,7 @@ func realDeployment(t *testing.T) (d *Deployment, url string) {
 		Logger:      slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	t.Cleanup(func() {
+		tellState(t, d)
 		if err := d.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}

@@ -113,6 +113,7 @@ func soakReal(t *testing.T, port int, greetings []string, says string) {
 	r.derivation, r.promised = unbuildable(t)
 	d := r.deployment(nil)
 	t.Cleanup(func() { // before the disk goes
+		tellState(t, d)
 		if r.killing != nil {
 			r.killing.Stop()
 		}

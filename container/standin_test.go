@@ -276,6 +276,7 @@ func testDeployment(t *testing.T) *Deployment {
 		Schedule: Schedule{StartPeriod: plenty, Interval: 10 * time.Millisecond, Window: 30 * time.Millisecond},
 	}
 	t.Cleanup(func() {
+		tellState(t, d)
 		in, _ := d.Running()
 		if err := d.Stop(context.Background()); err != nil {
 			t.Error(err)
