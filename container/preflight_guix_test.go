@@ -337,7 +337,7 @@ func checkJournal(lines []string) error {
 // eventually waits until what returns nil.
 func eventually(t *testing.T, what func() error) {
 	t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(plenty)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
