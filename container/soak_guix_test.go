@@ -224,6 +224,7 @@ func (r *realSamples) change(s *soak, behaviour string) (*Deployment, Revision) 
 		d.Schedule.StartPeriod = 3 * time.Second
 	case "comes up and dies":
 		d.Schedule.StartPeriod, d.Schedule.Window = 10*time.Second, time.Hour
+		d.StopTimeout = 6 * time.Second // shepherd would wait for one that has died before it was seen
 	}
 	return d, Revision{Script: r.item(script, text), Who: "soak", Why: behaviour}
 }
