@@ -32,15 +32,16 @@ import (
 var consoleTargets = []string{"/dev/console", "/dev/tty12"}
 
 // listener copies from its standard input to its standard output. If cat cannot write, as when the disk is full, it
-// drops what comes for a while instead: who writes to the console must not wait for a
+// drops what comes for a while instead, until that can be said: who writes to the console must not wait for a
 // disk. It is told of the container's end by the end of the file only, and is not
 // what the kernel kills for want of memory.
 const listener = `trap '' HUP INT QUIT TERM PIPE
 echo -1000 >/proc/self/oom_score_adj
 while cat; status=$?; [ $status -ne 0 ]; do
   [ $status -gt 128 ] && continue # it was killed
-  timeout -s KILL 2 cat >/dev/null
-  echo "` + lostWords + `"
+  while timeout -s KILL 2 cat >/dev/null; status=$?; ! echo "` + lostWords + `"; do
+    [ $status -ne 0 ] || exit
+  done
 done`
 
 const lostWords = "guixci: what was said here for two seconds is lost: the log could not be written"
@@ -135,10 +136,15 @@ func listen(log io.Writer, fifo *os.File) {
 		if err == nil || errors.Is(err, os.ErrClosed) {
 			return
 		}
-		fifo.SetReadDeadline(time.Now().Add(2 * time.Second))
-		io.Copy(io.Discard, fifo)
-		fifo.SetReadDeadline(time.Time{})
-		fmt.Fprintln(log, lostWords)
+		for said := false; !said; {
+			fifo.SetReadDeadline(time.Now().Add(2 * time.Second))
+			_, end := io.Copy(io.Discard, fifo)
+			fifo.SetReadDeadline(time.Time{})
+			_, err := fmt.Fprintln(log, lostWords)
+			if said = err == nil; !said && !errors.Is(end, os.ErrDeadlineExceeded) {
+				return
+			}
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -432,7 +433,7 @@ func TestLogOnFullDisk(t *testing.T) {
 	for _, listening := range []string{"listener", "supervisor"} {
 		t.Run(listening, func(t *testing.T) {
 			d := testDeployment(t)
-			disk := mountTmpfs(t, "3M")
+			disk := mountTmpfs(t, "64M")
 			d.Dir, d.MinFree = disk+"/deployment", 1
 			mustApply(t, d, script(t, d, "prints", "status-works.sexp"))
 			in := awaitRunning(t, d, nil)
@@ -442,7 +443,9 @@ func TestLogOnFullDisk(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				supervise(t, d, quickly)
+				how := quickly
+				how.LogSize = 1 << 30 // it is not put aside
+				supervise(t, d, how)
 			}
 			written := func() (number int) {
 				for line := range strings.Lines(string(readFile(t, fmt.Sprintf("/proc/%d/io", in.Process.PID)))) {
@@ -450,14 +453,17 @@ func TestLogOnFullDisk(t *testing.T) {
 				}
 				return number
 			}
-			await(t, func() bool { return written() > 10<<20 })
-			if size := sizeOf(t, in.logFile()); size > 3<<20 {
-				t.Fatalf("the log has %d bytes", size)
+			empty := fill(t, disk)
+			before, size := written(), sizeOf(t, in.logFile())
+			await(t, func() bool { return written() > before+10<<20 })
+			if now := sizeOf(t, in.logFile()); now > size+1<<20 {
+				t.Fatalf("the log has grown from %d to %d bytes", size, now)
 			}
-			if err := os.Truncate(in.logFile(), 0); err != nil {
-				t.Fatal(err)
+			empty()
+			await(t, func() bool { return sizeOf(t, in.logFile()) > size+1<<20 })
+			if text := readFile(t, in.logFile())[size:]; !bytes.Contains(text, []byte(lostWords+"\n")) {
+				t.Errorf("what is lost is not said in %d bytes", len(text))
 			}
-			await(t, func() bool { return strings.Contains(string(readFile(t, in.logFile())), lostWords+"\n") })
 			begin := time.Now()
 			if err := d.Stop(t.Context()); err != nil {
 				t.Fatal(err)
@@ -466,6 +472,42 @@ func TestLogOnFullDisk(t *testing.T) {
 				t.Errorf("it took %v to stop", took)
 			}
 		})
+	}
+}
+
+// That something is lost is said before anything else, even if there was no space for that either.
+func TestLostWordsComeFirst(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fifo, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fifo.Close()
+	w, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	fmt.Fprintln(w, "lost")
+	calls := 0
+	var log strings.Builder
+	listen(writeFunc(func(p []byte) (int, error) {
+		switch calls++; calls {
+		case 1:
+			return 0, unix.ENOSPC
+		case 2:
+			fmt.Fprintln(w, "lost, too")
+			return 0, unix.ENOSPC
+		case 3:
+			w.Close()
+		}
+		return log.Write(p)
+	}), fifo)
+	if log.String() != lostWords+"\n" {
+		t.Errorf("%q", &log)
 	}
 }
 
