@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -89,11 +90,11 @@ func (f changingProbe) Check(_ context.Context, _ *Instance, memory any) (any, e
 	return f(memory)
 }
 
-// A patient probe passes until the other one says something, and is that one from then on. It takes the place of a start period that
-// ends before a slow machine has come that far.
+// A patient probe passes until the other one says something, a regular expression, and is that one from then on. It takes the
+// place of a start period that ends before a slow machine has come that far.
 type patient struct {
 	Probe
-	says string
+	says *regexp.Regexp
 
 	begin time.Time
 	said  bool
@@ -104,7 +105,7 @@ func (p *patient) Check(ctx context.Context, in *Instance, memory any) (any, err
 		p.begin = time.Now()
 	}
 	memory, err := p.Probe.Check(ctx, in, memory)
-	switch p.said = p.said || err != nil && strings.Contains(err.Error(), p.says); {
+	switch p.said = p.said || err != nil && p.says.MatchString(err.Error()); {
 	case p.said:
 		return memory, err
 	case time.Since(p.begin) > 2*time.Minute:
@@ -115,7 +116,7 @@ func (p *patient) Check(ctx context.Context, in *Instance, memory any) (any, err
 
 // failing has a deployment fail as soon as a probe says that.
 func failing(d *Deployment, p Probe, says string) {
-	d.Probes, d.Schedule.Window = Probes{&patient{Probe: p, says: says}}, time.Hour
+	d.Probes, d.Schedule.Window = Probes{&patient{Probe: p, says: regexp.MustCompile(says)}}, time.Hour
 }
 
 func TestProbeTimeout(t *testing.T) {

@@ -1,12 +1,10 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 )
 
 // A container with a network of its own is reached at its address, reaches the host, and has ports of its own.
@@ -21,7 +19,6 @@ func TestRealNetwork(t *testing.T) {
 		d.Environment.Settings["LISTEN"] = "0.0.0.0"
 		port := d.Environment.Settings["PORT"]
 		d.Probes = Probes{AllServices{}, HTTP{URL: "http://${ADDRESS}:" + port + "/"}}
-		d.Schedule.StartPeriod = 20 * time.Second
 	}
 	listen(d, Network{address, gateway})
 	squatter := startQueue(t, mustAtoi(t, d.Environment.Settings["PORT"])) // the host's port of that number is another one
@@ -42,18 +39,23 @@ func TestRealNetwork(t *testing.T) {
 	}
 
 	// Another container cannot have the same address, nor one of this machine.
-	other, _ := realDeployment(t)
+	other, here := realDeployment(t)
 	listen(other, Network{address, gateway})
 	if _, err := bringUnchecked(t, other, scripts["own two"]); err == nil || !strings.Contains(err.Error(), "file exists") {
 		t.Errorf("two containers at one address: %v", err)
 	}
 	wantRefusal(t, other, scripts["own two"], "network", "is in use")
 	listen(other, Network{netip.MustParseAddr("127.0.0.1"), gateway})
-	other.Schedule.StartPeriod = 3 * time.Second
-	var unwell *UnhealthyError
-	if _, err := bringUnchecked(t, other, scripts["own two"]); !errors.As(err, &unwell) || !strings.Contains(err.Error(), "connection refused") {
-		t.Errorf("at an address of this machine: %v", err)
+	isOutOfReach := func() {
+		t.Helper()
+		e := *other
+		e.Probes = Probes{AllServices{}}
+		in := mustBring(t, &e, scripts["own two"])
+		awaitWeb(t, in)
+		checkProbe(t, in, HTTP{URL: here}, "connection refused")
+		stopNow(t, other)
 	}
+	isOutOfReach()
 	wantRefusal(t, other, scripts["own two"], "network", "is one of this machine")
 
 	// A system that was built to have the network of the host has no other one.
@@ -65,11 +67,8 @@ func TestRealNetwork(t *testing.T) {
 
 	// One that was built to have its own, and is given no address, is not reached on the ports of this machine.
 	listen(other, Network{})
-	other.Schedule.StartPeriod = 3 * time.Second
+	isOutOfReach()
 	other.Probes = Probes{HTTP{URL: "http://127.0.0.1:${PORT}/"}}
-	if _, err := bringUnchecked(t, other, scripts["own two"]); !errors.As(err, &unwell) || !strings.Contains(err.Error(), "connection refused") {
-		t.Errorf("on ports of its own: %v", err)
-	}
 	other.Environment.Ports = []int{mustAtoi(t, other.Environment.Settings["PORT"])}
 	wantRefusal(t, other, scripts["own two"], "port", "the system has a network of its own")
 	if p, err := other.Plan(t.Context(), Revision{Script: scripts["two"]}); err != nil || len(p.Refusals) > 0 {

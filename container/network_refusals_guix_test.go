@@ -116,12 +116,15 @@ func webText(address string) string {
 	return string(text)
 }
 
-// wantAnswer checks that it is that server which answers at the address.
+// wantAnswer checks that it is that server which answers at the address, sooner or later.
 func wantAnswer(t *testing.T, address, text string) {
 	t.Helper()
-	if got := webText(address); got != text {
-		t.Errorf("%s answers %q, want %q", address, got, text)
-	}
+	eventually(t, func() error {
+		if got := webText(address); got != text {
+			return fmt.Errorf("%s answers %q, want %q", address, got, text)
+		}
+		return nil
+	})
 }
 
 // wantLost checks that it no longer is.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -353,6 +354,18 @@ func eventually(t *testing.T, what func() error) {
 	}
 }
 
+// wantFailing checks that a script, without the preflight, fails for that reason, a regular expression, which its services give
+// sooner or later.
+func wantFailing(t *testing.T, d *Deployment, script, says string) {
+	t.Helper()
+	e := *d
+	failing(&e, AllServices{}, says)
+	if _, err := bringUnchecked(t, &e, script); err == nil || !regexp.MustCompile(says).MatchString(err.Error()) {
+		t.Errorf("error %v", err)
+	}
+	stopNow(t, d)
+}
+
 // wantsQuarrel waits until two containers have counted in the journal of one.
 func wantsQuarrel(t *testing.T, d *Deployment) {
 	t.Helper()
@@ -518,7 +531,6 @@ func TestRealIDsRefusal(t *testing.T) {
 	built := samples(t)
 	d, _ := realDeployment(t)
 	d.Closures = guixClosures{}
-	d.Schedule.StartPeriod = 3 * time.Second
 	system, err := ReadSystem(t.Context(), d.Closures, built["keeper"])
 	if err != nil {
 		t.Fatal(err)
@@ -526,10 +538,7 @@ func TestRealIDsRefusal(t *testing.T) {
 	keeper := system.Users["keeper"]
 
 	// Owned by root, the state cannot be kept.
-	if _, err := bringUnchecked(t, d, built["keeper"]); err == nil || !strings.Contains(err.Error(), "service keeper") {
-		t.Errorf("error %v", err)
-	}
-	stopNow(t, d)
+	wantFailing(t, d, built["keeper"], "service keeper .*respawn")
 	d.Shares[0].Owner = "keeper"
 	wantRefusal(t, d, built["keeper"], "owner", fmt.Sprintf("should to keeper, who is user %d", keeper))
 	d.Shares[0].Owner = "kepper" // whose state it is to be is not noticed
@@ -543,10 +552,7 @@ func TestRealIDsRefusal(t *testing.T) {
 	stopNow(t, d)
 	d.Shares[0].Owner = ""
 	// With another account before it, the keeper cannot open its own file, and the newcomer can.
-	_, err = bringUnchecked(t, d, built["keeper second"])
-	if err == nil || !strings.Contains(err.Error(), "service keeper") {
-		t.Errorf("error %v", err)
-	}
+	wantFailing(t, d, built["keeper second"], "service keeper .*respawn")
 	system, err = ReadSystem(t.Context(), d.Closures, built["keeper second"])
 	if err != nil {
 		t.Fatal(err)
@@ -617,12 +623,8 @@ func TestRealDiskRefusal(t *testing.T) {
 	full := mountTmpfs(t, "1M")
 	state := d.Shares[0].Source
 	d.Shares[0].Source = full
-	d.Schedule.StartPeriod, d.Schedule.Window = 4*time.Second, 5*time.Second // the counter gives up after 2 s
 	empty := fill(t, full)
-	if _, err := bringUnchecked(t, d, script); err == nil || !strings.Contains(err.Error(), "service counter") {
-		t.Errorf("error %v", err)
-	}
-	stopNow(t, d)
+	wantFailing(t, d, script, "service counter .*respawn")
 	wantRefusal(t, d, script, "disk", full)
 
 	empty()
