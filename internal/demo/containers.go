@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"github.com/genenetwork/guixci/container"
 	"github.com/genenetwork/guixci/guixci"
 	"github.com/genenetwork/guixci/internal/guixbox"
+	"github.com/genenetwork/guixci/internal/ports"
 	"github.com/genenetwork/guixci/internal/samples"
 )
 
@@ -29,13 +29,12 @@ const firstVersion, nextVersion = "1.0", "1.1"
 // environment makes the directories that the container is given when it is run:
 // its settings, with a free port, and its state.
 func (s *story) environment() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free()
 	if err != nil {
-		return fmt.Errorf("find a free port: %w", err)
+		return err
 	}
-	s.port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	s.port = strconv.Itoa(port)
 	s.web = "http://127.0.0.1:" + s.port + "/"
-	l.Close()
 	for _, dir := range []string{"settings", "state"} {
 		if err := os.MkdirAll(s.path("environment", dir), 0o755); err != nil {
 			return fmt.Errorf("make environment: %w", err)
