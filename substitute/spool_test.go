@@ -87,8 +87,9 @@ func TestSpoolPastFileLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s spools
 		s.start(t.TempDir(), 1000, 1)
-		written := make(chan error, 1)
+		written, begin := make(chan error, 1), make(chan struct{})
 		write := func(ctx context.Context, w io.Writer) (err error) {
+			<-begin // once both are there
 			for err == nil {
 				_, err = w.Write(make([]byte, 300))
 			}
@@ -104,6 +105,7 @@ func TestSpoolPastFileLeft(t *testing.T) {
 		if err != nil || same != sp {
 			t.Fatalf("not the same: %v", err)
 		}
+		close(begin)
 		n := 0
 		left := make(chan error)
 		go func() {
