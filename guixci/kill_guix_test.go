@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +24,8 @@ import (
 )
 
 // victimEnv makes the test binary a program that runs the pipeline once, and prints
-// events and what guix pull says: the directory with samples and state.
+// events and what guix pull says: the directory with samples and state. After each event it
+// waits for a byte, if there is anybody to send one.
 const victimEnv = "GUIXCI_TEST_VICTIM"
 
 func TestMain(m *testing.M) {
@@ -48,7 +50,10 @@ func victim(dir string) error {
 	}
 	out := json.NewEncoder(os.Stdout)
 	p, err := guixci.Open(filepath.Join(dir, "state"), guixci.Options{
-		Log: os.Stdout, Notify: func(e guixci.Event) { out.Encode(e) },
+		Log: os.Stdout, Notify: func(e guixci.Event) {
+			out.Encode(e)
+			os.Stdin.Read(make([]byte, 1))
+		},
 	})
 	if err != nil {
 		return err
@@ -67,9 +72,10 @@ type line struct {
 	}
 }
 
-// killed runs a victim and kills it, as the kernel would, when a line is the one. It
-// returns all lines up to that. Until then nobody else gets the state directory.
-func killed(t *testing.T, dir string, now func(line) bool) (lines []line) {
+// killed runs a victim and kills it, as the kernel would, when a line is the one; if that is an
+// event and the victim is patient, before anything else has happened. It returns all lines up to that, and
+// whether it was in time. Until then nobody else gets the state directory.
+func killed(t *testing.T, dir string, patient bool, now func(line) bool) (lines []line, inTime bool) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -78,6 +84,12 @@ func killed(t *testing.T, dir string, now func(line) bool) (lines []line) {
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), victimEnv+"="+dir)
 	cmd.Stderr = testLog{t}
+	var more io.Writer = io.Discard
+	if patient {
+		if more, err = cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -91,20 +103,28 @@ func killed(t *testing.T, dir string, now func(line) bool) (lines []line) {
 		json.Unmarshal(s.Bytes(), &l) // what is not an event stays text
 		lines = append(lines, l)
 		if found = now(l); found {
-			_, err := guixci.Open(filepath.Join(dir, "state"), guixci.Options{})
-			if held := (*record.HeldError)(nil); !errors.As(err, &held) || held.PID != cmd.Process.Pid {
+			p, err := guixci.Open(filepath.Join(dir, "state"), guixci.Options{})
+			switch held := (*record.HeldError)(nil); {
+			case err == nil && !patient:
+				p.Close() // it was done
+			case !errors.As(err, &held) || held.PID != cmd.Process.Pid:
 				t.Errorf("opened beside process %d: %v", cmd.Process.Pid, err)
 			}
 			cmd.Process.Kill()
 			break
 		}
+		if strings.Contains(l.text, `"event":"`) {
+			more.Write([]byte("\n"))
+		}
 	}
 	out.Close()
+	err = cmd.Wait()
 	var exit *exec.ExitError
-	if err := cmd.Wait(); !found || !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+	inTime = found && errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+	if err != nil && !inTime || err == nil && patient {
 		t.Fatalf("the victim ended by itself: %v", err)
 	}
-	return lines
+	return lines, inTime
 }
 
 // A process that is killed loses nothing but what it was at: the next one ends with what
@@ -132,15 +152,20 @@ func TestKilled(t *testing.T) {
 			}
 		}
 	}
-	count(killed(t, dir, func(l line) bool { return strings.Contains(l.text, "Building from") }))
-	count(killed(t, dir, func(l line) bool { return l.Event == guixci.Evaluated }))
 	finished := 0
-	count(killed(t, dir, func(l line) bool {
-		if l.Build.Kind == "finished" {
-			finished++
-		}
-		return l.Build.Kind == "started" && finished >= 2
-	}))
+	for _, now := range []func(line) bool{
+		func(l line) bool { return strings.Contains(l.text, "Building from") },
+		func(l line) bool { return l.Event == guixci.Evaluated },
+		func(l line) bool {
+			if l.Build.Kind == "finished" {
+				finished++
+			}
+			return l.Build.Kind == "started" && finished >= 2
+		},
+	} {
+		lines, _ := killed(t, dir, true, now)
+		count(lines)
+	}
 
 	p, err := guixci.Open(filepath.Join(dir, "state"), guixci.Options{Log: testLog{t}, Notify: func(e guixci.Event) {
 		text, err := json.Marshal(e)

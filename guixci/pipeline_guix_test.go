@@ -22,6 +22,7 @@ import (
 	"github.com/genenetwork/guixci/guixci/record"
 	"github.com/genenetwork/guixci/guixci/specification"
 	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/guixci/store/storetest"
 	"github.com/genenetwork/guixci/inferior"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/internal/samples"
@@ -246,13 +247,7 @@ func servedFromCache(t *testing.T, b *bench, r *guixci.Report) {
 	if err := os.Remove(filepath.Join(b.state, "roots", item.Base())); err != nil {
 		t.Fatal(err)
 	}
-	err = b.Store().Do(t.Context(), func(c *store.Client) error {
-		_, err := c.Delete(t.Context(), item)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	storetest.Remove(t, b.Store(), item)
 	if valid, err := b.Store().Valid(t.Context(), item); valid || err != nil {
 		t.Fatalf("%s was not deleted: %v", item, err)
 	}
@@ -293,15 +288,13 @@ func get(t *testing.T, url string) string {
 
 // cancelled stops the build of what was deleted, about which nothing is known then.
 func cancelled(t *testing.T, b *bench) {
-	var group sync.WaitGroup
 	b.also = func(e guixci.Event) {
 		if e.Build != nil && e.Build.Kind == build.Started {
-			group.Go(func() { b.Cancel(e.Build.Derivation) })
+			b.Cancel(e.Build.Derivation)
 		}
 	}
 	defer func() { b.also = nil }()
 	r := b.mustRun(t, b.spec())
-	group.Wait()
 	if j, _ := r.Job(jobName("sample-talker")); j.Status != record.Cancelled || j.Weather != record.WeatherUnknown || len(r.Undecided()) != 1 {
 		t.Errorf("a cancelled build: %+v, %d undecided", j, len(r.Undecided()))
 	}

@@ -89,12 +89,17 @@ func TestKilledAtRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, seed))
-	for range kills {
+	for i := range kills {
 		n, last := 0, 1+random.IntN(2*packages-5)
 		if pulled, _ := filepath.Glob(filepath.Join(dir, "state", "profiles", "*.pulled")); len(pulled) == 0 {
 			last = 1 + random.IntN(120) // what guix pull says
 		}
-		killed(t, dir, func(line) bool { n++; return n >= last })
+		if _, inTime := killed(t, dir, false, func(line) bool { n++; return n >= last }); !inTime {
+			if t.Logf("the end came before kill %d", i+1); i < 5 {
+				t.Error("it was hardly killed")
+			}
+			break
+		}
 	}
 	p, err := guixci.Open(filepath.Join(dir, "state"), guixci.Options{Slots: 2, Log: testLog{t}})
 	if err != nil {
