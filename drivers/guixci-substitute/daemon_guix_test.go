@@ -154,13 +154,7 @@ func drop(t *testing.T, paths []substitute.StorePath) {
 	t.Helper()
 	var pool store.Pool
 	defer pool.Close()
-	err := pool.Do(t.Context(), func(c *store.Client) error {
-		_, err := c.Delete(t.Context(), paths...)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	storetest.Remove(t, &pool, paths...)
 }
 
 // substituteAll has a daemon fetch items and checks that the store is sound.

@@ -81,7 +81,7 @@ func TestSubstitution(t *testing.T) {
 	server := httptest.NewServer(&substitute.Handler{Source: &archive, Key: key})
 	defer server.Close()
 	c.Close() // its temporary root would keep the item
-	remove(t, &usual, gift.Out())
+	storetest.Remove(t, &usual, gift.Out())
 	options := store.BuildOptions{SubstituteURLs: []string{server.URL}}
 
 	stranger := store.Pool{Address: ownDaemon(t)}

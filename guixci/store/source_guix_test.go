@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/guixci/store/storetest"
@@ -80,7 +79,7 @@ func TestSourceLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close() // its temporary root would keep the item
-	remove(t, &pool, gone)
+	storetest.Remove(t, &pool, gone)
 	for _, part := range []string{gone.Hash(), "", "..", strings.Repeat("e", 32), strings.Repeat("0", 31)} {
 		if _, err := pool.Info(t.Context(), part); !errors.Is(err, substitute.ErrNotFound) {
 			t.Errorf("info of %q: %v, want ErrNotFound", part, err)
@@ -89,27 +88,6 @@ func TestSourceLacks(t *testing.T) {
 	var b bytes.Buffer
 	if err := pool.WriteNAR(t.Context(), &b, info); !errors.Is(err, substitute.ErrNotFound) || b.Len() != 0 {
 		t.Errorf("archive: %v and %d bytes, want ErrNotFound and none", err, b.Len())
-	}
-}
-
-// remove deletes items from the store, as soon as the daemon has noticed that the client is gone
-// that held them last.
-func remove(t *testing.T, pool *store.Pool, items ...store.StorePath) {
-	t.Helper()
-	err := pool.Do(t.Context(), func(c *store.Client) error {
-		for begin := time.Now(); ; {
-			got, err := c.Delete(t.Context(), items...)
-			if err != nil && strings.Contains(err.Error(), "still alive") && time.Since(begin) < time.Minute {
-				continue
-			}
-			if err == nil && len(got.Paths) != len(items) {
-				t.Errorf("deleted %q, want %q", got.Paths, items)
-			}
-			return err
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -194,7 +172,7 @@ func TestRootsKeep(t *testing.T) {
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
 	}
-	remove(t, &pool, item)
+	storetest.Remove(t, &pool, item)
 }
 
 func values(m map[string]store.StorePath) (all []store.StorePath) {

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/genenetwork/guixci/guixci/store"
 	"github.com/genenetwork/guixci/substitute"
@@ -99,6 +100,27 @@ func (k *Kit) Add(spec Spec) *Build {
 		k.t.Fatalf("derivation is %s in the store, computed %s", path, b.Derivation)
 	}
 	return b
+}
+
+// Remove deletes items from the store, as soon as the daemon has noticed that the clients are gone
+// that held them.
+func Remove(t testing.TB, pool *store.Pool, items ...store.StorePath) {
+	t.Helper()
+	err := pool.Do(context.Background(), func(c *store.Client) error {
+		for begin := time.Now(); ; {
+			got, err := c.Delete(context.Background(), items...)
+			if err != nil && strings.Contains(err.Error(), "still alive") && time.Since(begin) < time.Minute {
+				continue
+			}
+			if err == nil && len(got.Paths) != len(items) {
+				t.Errorf("deleted %q, want %q", got.Paths, items)
+			}
+			return err
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Make computes the derivation without adding it.
