@@ -378,7 +378,7 @@ func awaitItems(t testing.TB, dir string, wanted int, ended context.Context) {
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_TO); err != nil {
 		t.Fatal(err)
 	}
-	renamed.SetReadDeadline(time.Now().Add(time.Minute))
+	renamed.SetReadDeadline(time.Now().Add(5 * time.Minute))
 	stop := context.AfterFunc(ended, func() { renamed.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for events := make([]byte, 64<<10); ; {

@@ -91,7 +91,7 @@ func (s *standIn) appear() {
 // wants waits for the announcement of a service.
 func (s *standIn) wants(want Service) {
 	s.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(3 * time.Minute)
 	for {
 		select {
 		case got := <-s.told:
@@ -193,7 +193,7 @@ func TestPublish(t *testing.T) {
 
 	cancel()
 	<-ended
-	late := time.After(20 * time.Second)
+	late := time.After(3 * time.Minute)
 	for {
 		select {
 		case e := <-gone:
