@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,12 +46,7 @@ func TestUsage(t *testing.T) {
 // TestDeploy runs the real program on real containers.
 func TestDeploy(t *testing.T) {
 	guixtest.Require(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	port := guixtest.FreePort(t)
 	one, two, bad := sample(t, port, "one", "works"), sample(t, port, "two", "works"), sample(t, port, "bad", "fails")
 	testscript.Run(t, testscript.Params{Files: []string{"testdata/deploy.txtar"}, Cmds: commands, Setup: func(e *testscript.Env) error {
 		e.Setenv("ONE", one)
@@ -75,6 +69,9 @@ func TestDeploy(t *testing.T) {
 	}})
 }
 
+// schedule is for samples that come up within three seconds here, some of which never do.
+const schedule = `(schedule (start-period "20s") (interval "200ms") (window "600ms"))`
+
 // deployment is a file with two environments of one script.
 func deployment(dir, script string, port int) string {
 	var mounts strings.Builder
@@ -84,7 +81,7 @@ func deployment(dir, script string, port int) string {
 	return fmt.Sprintf(`(deployment
  (script %[1]q)
 %[2]s (probes (all-services) (services "web" "counter") (http "http://127.0.0.1:%[3]d/"))
- (schedule (start-period "8s") (interval "200ms") (window "600ms"))
+ %[5]s
  (environment "cd"
   (mount "state" (source "%[4]s/cd") (target "/srv/state") (writable? #t))
   (ports %[3]d))
@@ -92,7 +89,7 @@ func deployment(dir, script string, port int) string {
   (mount "state" (source "%[4]s/production") (target "/srv/state") (writable? #t))
   (settings (GREETING "hello"))
   (ports %[3]d)))
-`, script, mounts.String(), port, dir)
+`, script, mounts.String(), port, dir, schedule)
 }
 
 // sample has Guix build the container of package container's tests.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/genenetwork/guixci/guixci/store/storetest"
 	"github.com/genenetwork/guixci/internal/guixbox"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 	"github.com/genenetwork/guixci/substitute"
@@ -75,7 +76,7 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 func answers(ts *testscript.TestScript, _ bool, args []string) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
+	for deadline := time.Now().Add(5 * time.Minute); ; <-tick.C {
 		response, err := http.Get(args[1])
 		var text []byte
 		if err == nil {
@@ -102,24 +103,11 @@ func otherDaemon(t *testing.T, acl *substitute.ACL) (config, socket string) {
 	if err := os.WriteFile(filepath.Join(config, "acl"), []byte(acl.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild", "--listen="+socket)
+	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild")
 	cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	storetest.Activate(t, cmd, "unix", socket)
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	look, late := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
-	defer look.Stop()
-	for {
-		if _, err := os.Stat(socket); err == nil {
-			return config, socket
-		}
-		select {
-		case <-look.C:
-		case <-late:
-			t.Fatal("guix-daemon does not listen")
-		}
-	}
+	return config, socket
 }
 
 // twoPlaces is a file with two environments that can run at the same time.
@@ -131,7 +119,7 @@ func twoPlaces(dir, script string, port, other int) string {
 	return fmt.Sprintf(`(deployment
  (script %[1]q)
 %[2]s (probes (all-services))
- (schedule (start-period "8s") (interval "200ms") (window "600ms"))
+ %[6]s
  (environment "cd"
   (mount "state" (source "%[3]s/cd") (target "/srv/state") (writable? #t))
   (settings (PORT "%[4]d"))
@@ -142,5 +130,5 @@ func twoPlaces(dir, script string, port, other int) string {
   (settings (PORT "%[5]d"))
   (probes (http "http://127.0.0.1:%[5]d/"))
   (ports %[5]d)))
-`, script, mounts.String(), dir, port, other)
+`, script, mounts.String(), dir, port, other, schedule)
 }

@@ -77,7 +77,7 @@ func readmeOf(e *testscript.Env) (string, error) {
 	for i, name := range guixbox.Exposed() {
 		fmt.Fprintf(&mounts, " (mount \"box%d\" (source %q))\n", i, name)
 	}
-	names := []string{"(deployment\n", "(deployment\n" + mounts.String() + ` (schedule (start-period "8s") (interval "200ms") (window "600ms"))` + "\n",
+	names := []string{"(deployment\n", "(deployment\n" + mounts.String() + ` (schedule (start-period "3m") (interval "200ms") (window "600ms"))` + "\n",
 		`"my-project"`, strconv.Quote(samples.Project), "/var/lib/my-project", "/var/lib/sample"}
 	for environment, port := range map[string]string{"cd": "8081", "production": "8080"} {
 		free := strconv.Itoa(guixtest.FreePort(e.T().(testing.TB)))
