@@ -51,7 +51,7 @@ func (term *Terminal) Await(want string, again func()) {
 	term.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(time.Minute)
+	late := time.After(3 * time.Minute)
 	for !strings.Contains(term.last, want) {
 		select {
 		case text, ok := <-term.seen:
