@@ -105,8 +105,8 @@ func otherDaemon(t *testing.T, acl *substitute.ACL) (config, socket string) {
 	}
 	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild")
 	cmd.Env = append(os.Environ(), "GUIX_CONFIGURATION_DIRECTORY="+config, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
+	storetest.KillAfterwards(t, cmd)
 	storetest.Activate(t, cmd, "unix", socket)
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	return config, socket
 }
 

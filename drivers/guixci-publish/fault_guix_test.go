@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -187,21 +186,8 @@ func ownDaemon(t *testing.T, socket string, env ...string) (kill func()) {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
+	kill = storetest.KillAfterwards(t, cmd)
 	storetest.Activate(t, cmd, "unix", socket)
-	kill = sync.OnceFunc(func() {
-		// Each client has a process of its own, which would survive.
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", cmd.Process.Pid))
-		if err != nil {
-			t.Error(err)
-		}
-		cmd.Process.Kill()
-		for _, child := range strings.Fields(string(children)) {
-			if pid, err := strconv.Atoi(child); err == nil {
-				syscall.Kill(pid, syscall.SIGKILL)
-			}
-		}
-		cmd.Wait()
-	})
 	t.Cleanup(func() {
 		kill()
 		if text, err := os.ReadFile(out.Name()); err == nil && t.Failed() {

@@ -73,10 +73,10 @@ func daemonWith(t *testing.T, guix string, key *substitute.PublicKey, jobs int) 
 	cmd := exec.Command("guix-daemon", "--disable-chroot", "--build-users-group=guixbuild", fmt.Sprintf("--max-jobs=%d", jobs))
 	cmd.Env = append(os.Environ(), "GUIX="+guix, "GUIX_CONFIGURATION_DIRECTORY="+config, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
 	cmd.Stdout, cmd.Stderr = out, out
+	kill := storetest.KillAfterwards(t, cmd)
 	storetest.Activate(t, cmd, "unix", socket)
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		kill()
 		out.Close()
 		if t.Failed() {
 			t.Logf("guix-daemon:\n%s", read(t, log))

@@ -40,12 +40,12 @@ func ownDaemon(t *testing.T, keys ...*substitute.PublicKey) string {
 		t.Fatal(err)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
+	kill := storetest.KillAfterwards(t, cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		kill()
 		log.Close()
 		if text, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
 			t.Logf("guix-daemon:\n%s", text)

@@ -1,9 +1,15 @@
 package storetest
 
 import (
+	"bytes"
+	"crypto/rand"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -35,4 +41,35 @@ func Activate(t testing.TB, cmd *exec.Cmd, network, address string) net.Addr {
 		t.Fatal(err)
 	}
 	return l.Addr()
+}
+
+// KillAfterwards has cmd, a server such as guix-daemon that is to be started, killed at the end of the test with all
+// that it has started, and gone before the test's directories are: the processes of guix-daemon's clients survive it, and those
+// that look for substitutes write what they have found into their cache in the end. kill does so earlier.
+func KillAfterwards(t testing.TB, cmd *exec.Cmd) (kill func()) {
+	mark := "GUIXCI_TEST_SERVER=" + rand.Text()
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.Env = append(cmd.Env, mark)
+	kill = sync.OnceFunc(func() {
+		if cmd.Process == nil {
+			return
+		}
+		cmd.Process.Kill()
+		for left := true; left; {
+			left = false
+			environments, _ := filepath.Glob("/proc/[0-9]*/environ")
+			for _, name := range environments {
+				text, _ := os.ReadFile(name) // is empty once the process has ended
+				if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && bytes.Contains(text, []byte(mark)) {
+					syscall.Kill(pid, syscall.SIGKILL)
+					left = true
+				}
+			}
+		}
+		cmd.Wait()
+	})
+	t.Cleanup(kill)
+	return kill
 }
