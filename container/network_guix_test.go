@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -76,7 +77,7 @@ func TestRealNetwork(t *testing.T) {
 	}
 
 	// One that has ended by itself leaves no wire either.
-	if err := in.Process.signal(9); err != nil {
+	if err := errors.Join(in.Process.signal(9), in.Process.wait(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	again, err := d.Start(t.Context())

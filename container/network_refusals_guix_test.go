@@ -258,7 +258,10 @@ func TestRealRunnerNetworkRefusal(t *testing.T) {
 	})
 	awaitWeb(t, second)
 	wantLost(t, address, "own one")
-	checkProbe(t, second, AllServices{}, "")
+	eventually(t, func() error {
+		_, err := AllServices{}.Check(t.Context(), second, nil)
+		return err
+	})
 	stopNow(t, d)
 	wantRefusal(t, d, script, "network", `runner "manager" may start the container by itself`)
 }

@@ -3,7 +3,6 @@ package containertest
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -27,7 +26,7 @@ func Deploy(t *testing.T, name string, r container.Runner, script string, expose
 		Name: "real", Dir: t.TempDir(), Runners: map[string]container.Runner{name: r},
 		Shares:      []container.Mount{{Source: t.TempDir(), Target: "/srv/state"}},
 		Environment: container.Environment{Runner: name},
-		Schedule:    container.Schedule{StartPeriod: time.Minute, Interval: 200 * time.Millisecond, Window: 400 * time.Millisecond},
+		Schedule:    container.Schedule{StartPeriod: 3 * time.Minute, Interval: 200 * time.Millisecond, Window: 400 * time.Millisecond},
 	}
 	for _, dir := range exposed {
 		d.Exposes = append(d.Exposes, container.Mount{Source: dir})
@@ -40,6 +39,19 @@ func Deploy(t *testing.T, name string, r container.Runner, script string, expose
 	if err != nil {
 		t.Fatal(err)
 	}
+	said := func() (starts int, last string) {
+		var log, service strings.Builder
+		if err := errors.Join(d.Logs(t.Context(), &log, "", false), d.Logs(t.Context(), &service, "counter", false)); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(log.String(), "] counter is counting\n"), service.String()
+	}
+	before := 0 // it may have had to boot twice
+	await(t, "what a service says", func() bool {
+		var last string
+		before, last = said()
+		return last == "counter is counting\n"
+	})
 	if err := unix.Kill(first.Process.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -52,11 +64,8 @@ func Deploy(t *testing.T, name string, r container.Runner, script string, expose
 		t.Error("the first launcher is there beside the second")
 	}
 	await(t, "what the services of both have said", func() bool {
-		var log, service strings.Builder
-		if err := errors.Join(d.Logs(t.Context(), &log, "", false), d.Logs(t.Context(), &service, "counter", false)); err != nil {
-			t.Fatal(err)
-		}
-		return strings.Count(log.String(), "] counter is counting\n") == 2 && service.String() == "counter is counting\n"
+		starts, last := said()
+		return starts == before+1 && last == "counter is counting\n"
 	})
 	other := d
 	found, err := other.Start(t.Context())
@@ -76,15 +85,9 @@ func Deploy(t *testing.T, name string, r container.Runner, script string, expose
 }
 
 // SampleScript has Guix build the container of package container's testdata, as seen from a
-// package beside it. Its web server listens on a port that was free just now.
-func SampleScript(t *testing.T) string {
+// package beside it. Its web server listens on the port, which nobody else may take in the meantime.
+func SampleScript(t *testing.T, port int) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	// ((@ (sample-system) sample-system) #:port 80 #:greeting "one" #:mode 'works)
 	system := sexp.L(sexp.L(sexp.Symbol("@"), sexp.L(sexp.Symbol("sample-system")), sexp.Symbol("sample-system")),
 		sexp.Keyword("port"), sexp.Int(port), sexp.Keyword("greeting"), sexp.String("one"),

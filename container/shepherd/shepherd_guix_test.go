@@ -37,7 +37,7 @@ func startShepherd(t *testing.T) string {
 	})
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-tick.C {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); <-tick.C {
 		if _, err := container.ShepherdAt(socket).Services(t.Context()); err == nil {
 			return socket
 		}
@@ -60,5 +60,5 @@ func TestRunner(t *testing.T) {
 // A real container under a real shepherd.
 func TestDeploy(t *testing.T) {
 	r := &shepherd.Runner{Socket: startShepherd(t)}
-	containertest.Deploy(t, "shepherd", r, containertest.SampleScript(t), guixbox.Exposed())
+	containertest.Deploy(t, "shepherd", r, containertest.SampleScript(t, guixtest.FreePort(t)), guixbox.Exposed())
 }

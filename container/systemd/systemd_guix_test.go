@@ -85,7 +85,7 @@ func underSystemd(t *testing.T, name, script string) {
 		t.Skipf("needs version 2 of control groups: %v", err)
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		if err := group.Remove(ctx); err != nil {
 			t.Error(err)
@@ -171,7 +171,7 @@ func TestLimitsAreNotLeftOut(t *testing.T) {
 func TestDeploy(t *testing.T) {
 	if !isInside(t) {
 		guixtest.Require(t)
-		underSystemd(t, t.Name(), containertest.SampleScript(t))
+		underSystemd(t, t.Name(), containertest.SampleScript(t, guixtest.FreePort(t)))
 		return
 	}
 	containertest.Deploy(t, "systemd", new(systemd.Runner), os.Getenv("SCRIPT"), filepath.SplitList(os.Getenv("EXPOSED")))
