@@ -26,11 +26,11 @@ type router struct {
 func startRouter(t *testing.T) *router {
 	t.Helper()
 	r := &router{address: freeAddress(t)}
-	wire := fmt.Sprintf("router%x", r.address.As4())
+	wire, far := fmt.Sprintf("router%x", r.address.As4()), freeAddress(t)
 	laid, end := make(chan error), make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // for good: the namespace goes with the thread
-		laid <- r.lay(wire, freeAddress(t))
+		laid <- r.lay(wire, far)
 		<-end
 	}()
 	if err := <-laid; err != nil {
@@ -78,8 +78,8 @@ func (r *router) lay(wire string, far netip.Addr) error {
 		return err
 	}
 	own := r.address.As4()
-	own[3] ^= 255
-	if err := errors.Join(join(home, wire, netip.AddrFrom4(own), 24), join(there, "lan", r.address, 24), join(there, "lo", far, 32)); err != nil {
+	own[3] ^= 1 // a network of two: other tests may have other addresses of a larger one
+	if err := errors.Join(join(home, wire, netip.AddrFrom4(own), 31), join(there, "lan", r.address, 31), join(there, "lo", far, 32)); err != nil {
 		return err
 	}
 	r.near, err = net.Listen("tcp", net.JoinHostPort(r.address.String(), "0"))
