@@ -126,11 +126,11 @@ func (b *Box) end(ctx context.Context, id string) error {
 		if err != nil || len(all[id]) == 0 {
 			return err
 		}
-		sig := syscall.SIGKILL
+		sig, limit := syscall.SIGKILL, 20*time.Second // which a disk that hangs may take
 		if try == 0 {
-			sig = syscall.SIGTERM
+			sig, limit = syscall.SIGTERM, 5*time.Second
 		}
-		if err := signalAndWait(ctx, all[id], sig, 5*time.Second); err != nil {
+		if err := signalAndWait(ctx, all[id], sig, limit); err != nil {
 			return fmt.Errorf("stop box: %w", err)
 		}
 	}
