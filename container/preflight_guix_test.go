@@ -397,7 +397,7 @@ func TestRealStateRefusal(t *testing.T) {
 	if err := errors.Join(os.Mkdir(inner, 0o700), os.Symlink(state, link), unix.Mount(state, bound, "", unix.MS_BIND, "")); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Unmount(bound, 0)
+	defer unmount(t, bound)
 	for _, source := range []string{inner, link, filepath.Dir(state), bound, filepath.Dir(bound)} {
 		other.Shares[0].Source = source
 		wantRefusal(t, other, script, "state", "destroy what they keep")
@@ -589,12 +589,14 @@ func mountTmpfs(t *testing.T, size string) string {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { unmount(t, dir) })
 	return dir
+}
+
+// unmount waits until nobody uses what is there: who listens to a container, and writes its log, ends a little later than it.
+func unmount(t *testing.T, dir string) {
+	t.Helper()
+	eventually(t, func() error { return unix.Unmount(dir, 0) })
 }
 
 // fill leaves no space.

@@ -120,7 +120,7 @@ func TestRealLateRefusals(t *testing.T) {
 			if err := unix.Mount(small, at("state"), "", unix.MS_BIND, ""); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { unix.Unmount(at("state"), 0) })
+			t.Cleanup(func() { unmount(t, at("state")) })
 			e.Shares = append(e.Shares, Mount{Name: "more", Source: dir, Target: "/srv/more"})
 			snapshot("more")(e)
 		}},
