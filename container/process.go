@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ var errGone = errors.New("process is gone")
 type processStat struct {
 	state  byte
 	parent int
+	flags  uint64 // PF_… of the kernel
 	start  uint64
 }
 
@@ -47,7 +49,11 @@ func parseStat(text []byte) (processStat, error) {
 	if err != nil {
 		return processStat{}, fmt.Errorf("parse process status: start: %v", err)
 	}
-	return processStat{state: fields[0][0], parent: parent, start: start}, nil
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	if err != nil {
+		return processStat{}, fmt.Errorf("parse process status: flags: %v", err)
+	}
+	return processStat{state: fields[0][0], parent: parent, flags: flags, start: start}, nil
 }
 
 func readStat(pid int) (processStat, error) {
@@ -140,13 +146,15 @@ func (p Process) awaitHearing(ctx context.Context, sig unix.Signal) error {
 	return nil
 }
 
-// hears reports whether the process blocks or catches a signal just now,
-// according to proc_pid_status(5).
-func (p Process) hears(sig unix.Signal) bool {
+// hears reports whether the process blocks or catches a signal just now.
+func (p Process) hears(sig unix.Signal) bool { return p.has(sig, "SigBlk", "SigCgt") }
+
+// has reports whether a signal is in one of the sets of proc_pid_status(5).
+func (p Process) has(sig unix.Signal, sets ...string) bool {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID)) // none: it is gone
 	for line := range strings.Lines(string(text)) {
 		name, mask, _ := strings.Cut(line, ":")
-		if name != "SigBlk" && name != "SigCgt" {
+		if !slices.Contains(sets, name) {
 			continue
 		}
 		bits, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
@@ -156,6 +164,16 @@ func (p Process) hears(sig unix.Signal) bool {
 	}
 	return false
 }
+
+// dying reports whether the process is still there, but was killed, or is about to end: that takes the first process of a container
+// some milliseconds, and on a busy machine more.
+func (p Process) dying() bool {
+	st, err := readStat(p.PID)
+	return err == nil && p.Alive() && (st.flags&exiting != 0 || p.has(unix.SIGKILL, "SigPnd", "ShdPnd"))
+}
+
+// exiting is PF_EXITING of the kernel's sched.h.
+const exiting = 4
 
 // wait returns nil once the process has ended, or the cause of ctx's end.
 // The process need not be a child of ours.

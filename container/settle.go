@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // standing is what there is when a change begins.
@@ -85,6 +86,11 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	}
 	confirmed := current != nil && current.Number == r.Generation
 	d.unfreeze(in)
+	if in.Process.dying() {
+		limited, cancel := context.WithTimeout(ctx, dyingTimeout)
+		d.complain("see the container end", in.Process.wait(limited))
+		cancel()
+	}
 	if in.Alive() && r.Stopping {
 		d.log().Info("ending what somebody who was killed has begun to stop", "generation", r.Generation)
 		if err := in.stop(context.WithoutCancel(ctx)); err != nil {
@@ -135,6 +141,10 @@ func (d *Deployment) settle(ctx context.Context) (standing, error) {
 	}
 	return standing{current: current}, d.removeRecord()
 }
+
+// dyingTimeout is how long a container that was killed may take to end before it counts as one that runs: the kernel cannot
+// end what waits for a disk that does not answer.
+const dyingTimeout = 10 * time.Second
 
 // unfreeze lets a container go on that a supervisor who was killed has left frozen. Only supervisors freeze.
 func (d *Deployment) unfreeze(in *Instance) {

@@ -221,10 +221,10 @@ func TestPointer(t *testing.T) {
 func TestParseStat(t *testing.T) {
 	text := "21942 (a b) c) (d) S 1 21942 21942 0 -1 4194560 3764 0 3 0 8 7 0 0 20 0 2 0 184830 62709760 7392\n"
 	got, err := parseStat([]byte(text))
-	if want := (processStat{'S', 1, 184830}); err != nil || got != want {
+	if want := (processStat{'S', 1, 4194560, 184830}); err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, bad := range []string{"", "1 (x) S 1", "1 x S 1 2 3", strings.Replace(text, " 184830 ", " x ", 1)} {
+	for _, bad := range []string{"", "1 (x) S 1", "1 x S 1 2 3", strings.Replace(text, " 184830 ", " x ", 1), strings.Replace(text, " 4194560 ", " x ", 1)} {
 		if _, err := parseStat([]byte(bad)); err == nil {
 			t.Errorf("%q: no error", bad)
 		}

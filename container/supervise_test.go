@@ -459,6 +459,40 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
+// What was killed does not run, though it is still there.
+func TestStartOfDying(t *testing.T) {
+	for _, next := range []string{"start", "apply"} {
+		t.Run(next, func(t *testing.T) {
+			d, in := applied(t, "works")
+			if state, err := in.state(t.Context()); err != nil || !state.Held {
+				t.Skipf("no control group here that could be frozen: %+v, %v", state, err)
+			}
+			if err := ownSupervisor.Freeze(t.Context(), in.unit()); err != nil { // it has no time to die
+				t.Fatal(err)
+			}
+			if in.Process.dying() {
+				t.Error("it is dying before it was killed")
+			}
+			if err := in.Process.signal(syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			if in.Alive() && !in.Process.dying() {
+				t.Error("it is not dying")
+			}
+			if next == "start" {
+				if _, err := d.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				mustApply(t, d, in.Generation.Script)
+			}
+			if now, err := d.Running(); err != nil || now.Process == in.Process {
+				t.Errorf("%+v runs, %v", now, err)
+			}
+		})
+	}
+}
+
 // So it is with the generation that is kept beside another one.
 func TestFrozenBeside(t *testing.T) {
 	for _, next := range []string{"supervise", "start", "back"} {
