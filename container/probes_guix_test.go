@@ -185,19 +185,22 @@ func TestRealSchedule(t *testing.T) {
 		settings map[string]string
 		schedule Schedule
 		says     string // empty: it becomes healthy
+		probes   Probes // besides
 	}{
-		{"late within the start period", map[string]string{"MODE": "late", "TAKES": "1"}, patient, ""},
+		{"late within the start period", map[string]string{"MODE": "late", "TAKES": "1"}, patient, "", nil},
 		{"late after it", map[string]string{"MODE": "late", "TAKES": "1000"},
-			Schedule{StartPeriod: time.Millisecond, Interval: 50 * time.Millisecond, Threshold: 3}, "probe services: "},
-		{"dies within the window", map[string]string{"MODE": "dies", "TAKES": "1"},
-			Schedule{StartPeriod: plenty, Interval: 100 * time.Millisecond, Window: time.Hour}, "respawn"},
-		{"each second answer is a failure", map[string]string{"FLAPS": "2"}, patient, "status 503"},
-		{"one answer in twenty is a failure", map[string]string{"FLAPS": "20"}, patient, ""},
+			Schedule{StartPeriod: time.Millisecond, Interval: 50 * time.Millisecond, Threshold: 3}, "probe services: ", nil},
+		{"dies within the window", nil, // once all has been well
+			Schedule{StartPeriod: plenty, Interval: 100 * time.Millisecond, Window: time.Hour}, "respawn",
+			Probes{Command{[]string{"/bin/sh", "-c", "read pid </run/sample-fickle.pid; kill -9 $pid"}}}},
+		{"each second answer is a failure", map[string]string{"FLAPS": "2"}, patient, "status 503", nil},
+		{"one answer in twenty is a failure", map[string]string{"FLAPS": "20"}, patient, "", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			d, _ := realDeployment(t)
 			d.Schedule, d.StopTimeout = c.schedule, time.Second // shepherd would wait for what is still starting
+			d.Probes = append(d.Probes, c.probes...)
 			for name, value := range c.settings {
 				d.Environment.Settings[name] = value
 			}
