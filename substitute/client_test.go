@@ -26,10 +26,10 @@ import (
 	"github.com/genenetwork/guixci/substitute/substitutetest"
 )
 
-// clientOf returns a client of caches that believes what vectorKey signs.
+// clientOf returns a client of caches that believes what vectorKey signs. It is patient: the machine may be slow.
 func clientOf(t testing.TB, urls ...string) *substitute.Client {
 	t.Helper()
-	return &substitute.Client{URLs: urls, ACL: substitute.NewACL(vectorKey(t).Public()), Stall: 10 * time.Second}
+	return &substitute.Client{URLs: urls, ACL: substitute.NewACL(vectorKey(t).Public()), Stall: 2 * time.Minute}
 }
 
 // meddle serves h, but lets change answer first; it returns true if it did.

@@ -101,7 +101,7 @@ func TestThroughFails(t *testing.T) {
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v, want %v", err, broken)
 	}
-	tick, late := time.NewTicker(time.Millisecond), time.After(10*time.Second)
+	tick, late := time.NewTicker(time.Millisecond), time.After(2*time.Minute)
 	defer tick.Stop()
 	for runtime.NumGoroutine() > before {
 		select {

@@ -388,7 +388,7 @@ func TestHandlerStalledSmall(t *testing.T) {
 			ended := make(chan struct{})
 			go func() { defer close(ended); h.ServeHTTP(stalled, req) }()
 			<-stalled.begun
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			other := httptest.NewRecorder()
 			h.ServeHTTP(other, req.WithContext(ctx))
 			cancel()

@@ -119,6 +119,11 @@ func TestClientEndlessCaches(t *testing.T) {
 	info := m.AddFile("item", incompressible(3_000_000))
 	h := &substitute.Handler{Source: &m, Key: vectorKey(t)}
 	good := serve(t, h)
+	cache := &substitute.Cache{Dir: t.TempDir(), Key: h.Key}
+	if err := cache.Add(t.Context(), &m, info); err != nil {
+		t.Fatal(err)
+	}
+	other := "file://" + cache.Dir // which is never given up for being slow
 	const stall = 300 * time.Millisecond
 	// What comes is in order, as far as it comes: an archive, or one before which there is a lot that says nothing.
 	drip := func(w http.ResponseWriter, r *http.Request) bool {
@@ -168,14 +173,14 @@ func TestClientEndlessCaches(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			archives := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool { return isNAR(r) && answer(w, r) })
 			if name != "silence" { // before the first byte, guix publish may take a minute
-				c := clientOf(t, archives, good)
+				c := clientOf(t, archives, other)
 				c.Stall = stall
 				if err := fetchOne(t, c, info); err != nil {
 					t.Error(err)
 				}
 			}
 			narinfos := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool { return !isNAR(r) && answer(w, r) })
-			c := clientOf(t, narinfos, good)
+			c := clientOf(t, narinfos, other)
 			c.Stall = stall
 			paths := []substitute.StorePath{info.StorePath, substitutetest.Path("absent", "")} // pipelined
 			if offers, err := c.Query(t.Context(), paths); len(offers) != 1 || err == nil {
@@ -269,30 +274,41 @@ func TestClientBusyCache(t *testing.T) {
 	info := m.AddFile("item", incompressible(300_000))
 	h := &substitute.Handler{Source: &m, Key: vectorKey(t)}
 	good := serve(t, h)
-	want := map[string]int64{"later": 2, "silent": 1} // zstd and gzip
-	for name, answer := range map[string]func(http.ResponseWriter, *http.Request){
-		"later": func(w http.ResponseWriter, r *http.Request) {
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		wait   time.Duration // for the archive; for others, and narinfos, that is for as long as it takes
+		asked  int           // of zstd and gzip
+	}{
+		"later": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "3600")
 			w.WriteHeader(http.StatusServiceUnavailable)
-		},
-		"silent": func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		}, 0, 2},
+		"silent": {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 100 * time.Millisecond, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var asked atomic.Int64
 			busy := meddle(t, h, func(w http.ResponseWriter, r *http.Request) bool {
 				if isNAR(r) {
-					asked.Add(1)
-					answer(w, r)
+					test.answer(w, r)
 				}
 				return isNAR(r)
 			})
+			asked, patient := 0, new(http.Transport)
+			archives := &http.Transport{ResponseHeaderTimeout: test.wait}
+			defer patient.CloseIdleConnections()
+			defer archives.CloseIdleConnections()
 			c := clientOf(t, busy, good)
-			c.Transport = &http.Transport{ResponseHeaderTimeout: 300 * time.Millisecond}
+			c.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+				if !isNAR(r) || "http://"+r.URL.Host != busy {
+					return patient.RoundTrip(r)
+				}
+				asked++
+				return archives.RoundTrip(r)
+			})
 			if err := fetchOne(t, c, info); err != nil {
 				t.Error(err)
 			}
-			if n := asked.Load(); n != want[name] {
-				t.Errorf("asked %d times, want %d", n, want[name])
+			if asked != test.asked {
+				t.Errorf("asked %d times, want %d", asked, test.asked)
 			}
 		})
 	}

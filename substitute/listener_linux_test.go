@@ -29,8 +29,9 @@ func TestQuickACK(t *testing.T) {
 		c.(*net.TCPConn).SetNoDelay(false)
 		r := bufio.NewReader(c)
 		const times = 100
-		start := time.Now()
+		late := 0 // not by chance: without, all but the first ones are
 		for range times {
+			start := time.Now()
 			fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\n", paths[0].Hash())
 			fmt.Fprint(c, "Host: x\r\n\r\n")
 			res, err := http.ReadResponse(r, nil)
@@ -38,9 +39,12 @@ func TestQuickACK(t *testing.T) {
 				t.Fatal(err)
 			}
 			io.Copy(io.Discard, res.Body)
+			if time.Since(start) >= 40*time.Millisecond {
+				late++
+			}
 		}
-		if took := time.Since(start); took > times*40*time.Millisecond/2 {
-			t.Errorf("%s: %d requests took %v", name, times, took)
+		if late > times/2 {
+			t.Errorf("%s: %d of %d requests took 40 ms or longer", name, late, times)
 		}
 	}
 }

@@ -135,7 +135,7 @@ func TestExporterCircle(t *testing.T) {
 	a, b := substitutetest.Path("a", ""), substitutetest.Path("b", "")
 	m.Add(a, substitutetest.FileNAR("a"), "", b)
 	m.Add(b, substitutetest.FileNAR("b"), "", a, b)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	e := &substitute.Exporter{To: new(substitutetest.Objects), Key: vectorKey(t)}
 	if err := e.Export(ctx, &m, a); err != nil {

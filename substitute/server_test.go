@@ -32,7 +32,7 @@ func dialServer(t testing.TB, url string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(5 * time.Minute))
 	return c
 }
 
@@ -106,69 +106,90 @@ func TestServerGarbage(t *testing.T) {
 // silent ones make room.
 func TestServerManyClients(t *testing.T) {
 	m, paths := filled("plain")
-	h := &substitute.Handler{Source: m, Key: vectorKey(t)}
-	url := serveOn(t, &substitute.Server{Handler: h, MaxConns: 3, Idle: 50 * time.Millisecond, Drain: time.Millisecond})
-	var all sync.WaitGroup
-	for range 12 {
-		all.Go(func() {
-			c := dialServer(t, url)
-			fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
-			res, err := http.ReadResponse(bufio.NewReader(c), nil)
-			if err != nil || res.StatusCode != 200 {
-				t.Errorf("status %v, %v", res, err)
-			}
-			io.Copy(io.Discard, c) // until the server finds us idle
-		})
-	}
-	all.Wait()
+	synctest.Test(t, func(t *testing.T) {
+		h := &substitute.Handler{Source: m, Key: vectorKey(t)}
+		p := newPipes()
+		runServer(t, &substitute.Server{Handler: h, MaxConns: 3, Idle: 50 * time.Millisecond, Drain: time.Millisecond}, p)
+		var all sync.WaitGroup
+		for range 12 {
+			all.Go(func() {
+				c := p.dial(t)
+				fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+				res, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil || res.StatusCode != 200 {
+					t.Errorf("status %v, %v", res, err)
+				}
+				io.Copy(io.Discard, c) // until the server finds us idle
+			})
+		}
+		all.Wait()
+	})
 }
 
 // Connections on which no request comes, or only a part of one, keep nobody out for long, and what is being answered
 // is not ended for it.
 func TestServerIdleClients(t *testing.T) {
 	m, paths := filled("plain")
-	large := m.AddFile("large", strings.Repeat("x", 20_000_000)) // does not fit into the kernel's buffers
-	url := serveOn(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, MaxConns: 6, Drain: time.Millisecond})
-	busy := dialServer(t, url)
-	fmt.Fprintf(busy, "GET /nar/%s HTTP/1.1\r\nHost: x\r\n\r\n", large.StorePath.Base())
-	download, err := http.ReadResponse(bufio.NewReader(busy), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	large := m.AddFile("large", strings.Repeat("x", 8<<20))
 	narinfo := fmt.Sprintf("GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
-	for _, begun := range []string{"", narinfo, narinfo + "GET /", "GET /nix-cache-info HTTP/1.1\r\nHost: x\r\n\r\n", "HEAD / HT"} {
-		c := dialServer(t, url)
-		fmt.Fprint(c, begun)
-		if strings.Contains(begun, "\r\n\r\n") {
-			if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
-				t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipes()
+		runServer(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, MaxConns: 6, Drain: time.Millisecond}, p)
+		busy := p.dial(t)
+		fmt.Fprintf(busy, "GET /nar/%s HTTP/1.1\r\nHost: x\r\n\r\n", large.StorePath.Base())
+		download, err := http.ReadResponse(bufio.NewReader(busy), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const half = 4 << 20 // and then it takes its time
+		if _, err := io.CopyN(io.Discard, download.Body, half); err != nil {
+			t.Fatal(err)
+		}
+		for _, begun := range []string{"", narinfo, narinfo + "GET /", "GET /nix-cache-info HTTP/1.1\r\nHost: x\r\n\r\n", "HEAD / HT"} {
+			c := p.dial(t)
+			fmt.Fprint(c, begun)
+			if strings.Contains(begun, "\r\n\r\n") {
+				res, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err == nil {
+					_, err = io.Copy(io.Discard, res.Body)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
-	}
-	for range 5 {
-		c := dialServer(t, url)
-		fmt.Fprint(c, narinfo)
-		if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
-			t.Errorf("there is no room: %v", err)
+		for range 5 {
+			c := p.dial(t)
+			fmt.Fprint(c, narinfo)
+			if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
+				t.Errorf("there is no room: %v", err)
+			}
 		}
-	}
-	if n, err := io.Copy(io.Discard, download.Body); err != nil || n != large.NarSize {
-		t.Errorf("the download ended after %d bytes: %v", n, err)
-	}
+		if n, err := io.Copy(io.Discard, download.Body); err != nil || half+n != large.NarSize {
+			t.Errorf("the download ended after %d bytes: %v", half+n, err)
+		}
+	})
 }
 
 // A client that announces a body and does not send it is given up.
 func TestServerSilentBody(t *testing.T) {
 	m, paths := filled("plain")
-	url := serveOn(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, MaxConns: 1, Idle: 50 * time.Millisecond, Drain: time.Millisecond})
-	silent := dialServer(t, url)
-	fmt.Fprint(silent, "GET /nix-cache-info HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
-	c := dialServer(t, url)
-	c.SetDeadline(time.Now().Add(20 * time.Second))
-	fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
-	if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
-		t.Errorf("there is no room: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		const idle = 50 * time.Millisecond // less than it takes until room is made
+		h := &substitute.Handler{Source: m, Key: vectorKey(t)}
+		p := newPipes()
+		runServer(t, &substitute.Server{Handler: h, MaxConns: 1, Idle: idle, Drain: time.Millisecond}, p)
+		silent := p.dial(t)
+		fmt.Fprint(silent, "GET /nix-cache-info HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+		go io.Copy(io.Discard, silent) // until it is closed
+		start := time.Now()
+		c := p.dial(t)
+		fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if took := time.Since(start); err != nil || res.StatusCode != 200 || took > idle {
+			t.Errorf("there is no room: %v after %v", err, took)
+		}
+	})
 }
 
 // A client may say that it has no more requests, and get its answers all the same.
@@ -212,7 +233,7 @@ func TestServerClientGone(t *testing.T) {
 	c.Close()
 	select {
 	case <-stuck.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Error("the source is still being asked")
 	}
 }
@@ -222,6 +243,8 @@ type pipes struct {
 	conns chan net.Conn
 	once  sync.Once
 }
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn)} }
 
 func (p *pipes) Accept() (net.Conn, error) {
 	c, ok := <-p.conns
@@ -237,6 +260,16 @@ func (p *pipes) Close() error {
 }
 
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+// dial connects as soon as that is accepted, for at most a minute.
+func (p *pipes) dial(t *testing.T) net.Conn {
+	t.Helper()
+	c, s := net.Pipe()
+	t.Cleanup(func() { c.Close() })
+	p.conns <- s
+	c.SetDeadline(time.Now().Add(time.Minute))
+	return c
+}
 
 // ask connects, sends a request and returns the connection with the answer's first byte read.
 func (p *pipes) ask(t *testing.T, request string) net.Conn {
@@ -297,7 +330,7 @@ func TestServerFull(t *testing.T) {
 				stuck := &stuckSource{Source: m, hashPart: substitutetest.Path("stuck", "").Hash(), asked: make(chan struct{})}
 				const most = 5
 				server := &substitute.Server{Handler: &substitute.Handler{Source: stuck}, MaxConns: most, Drain: time.Millisecond}
-				p := &pipes{conns: make(chan net.Conn)}
+				p := newPipes()
 				runServer(t, server, p)
 				waits, s := net.Pipe()
 				p.conns <- s
@@ -326,21 +359,25 @@ func TestServerFull(t *testing.T) {
 // A client may go on asking for longer than others may be silent.
 func TestServerLongBurst(t *testing.T) {
 	m, paths := filled("plain")
-	const idle = 100 * time.Millisecond
-	url := serveOn(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, Idle: idle, Drain: time.Millisecond})
-	c := dialServer(t, url)
-	in := bufio.NewReader(c)
 	narinfo := fmt.Sprintf("GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
-	begun := "" // of the next request: there is always some
-	for start := time.Now(); time.Since(start) < 5*idle; begun = "GET /" {
-		fmt.Fprint(c, strings.TrimPrefix(narinfo, begun)+"GET /")
-		if _, err := http.ReadResponse(in, nil); err != nil {
-			t.Fatalf("after %v: %v", time.Since(start), err)
+	synctest.Test(t, func(t *testing.T) {
+		const idle = 100 * time.Millisecond
+		p := newPipes()
+		runServer(t, &substitute.Server{Handler: &substitute.Handler{Source: m, Key: vectorKey(t)}, Idle: idle, Drain: time.Millisecond}, p)
+		c := p.dial(t)
+		in := bufio.NewReader(c)
+		begun := "" // of the next request: there is always some
+		for start := time.Now(); time.Since(start) < 5*idle; begun = "GET /" {
+			fmt.Fprint(c, strings.TrimPrefix(narinfo, begun)+"GET /")
+			if _, err := http.ReadResponse(in, nil); err != nil {
+				t.Fatalf("after %v: %v", time.Since(start), err)
+			}
+			if n, err := io.CopyN(io.Discard, in, int64(in.Buffered())); err != nil {
+				t.Fatalf("%d bytes: %v", n, err)
+			}
+			time.Sleep(idle / 2)
 		}
-		if n, err := io.CopyN(io.Discard, in, int64(in.Buffered())); err != nil {
-			t.Fatalf("%d bytes: %v", n, err)
-		}
-	}
+	})
 }
 
 // The end of the context ends Run, whatever clients do.
@@ -370,7 +407,7 @@ func TestServerEnds(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the server does not end")
 	}
 }
@@ -403,7 +440,7 @@ func TestServerEndsStuck(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the server does not end")
 	}
 }

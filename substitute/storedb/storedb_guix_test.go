@@ -103,7 +103,7 @@ func TestReadsAndNotices(t *testing.T) {
 // nobody is told.
 func until(t *testing.T, what string, db *storedb.DB, item substitute.StorePath, good func(*substitute.Info, error) bool) {
 	t.Helper()
-	look, late := time.NewTicker(time.Millisecond), time.After(20*time.Second)
+	look, late := time.NewTicker(time.Millisecond), time.After(2*time.Minute)
 	defer look.Stop()
 	for {
 		info, err := db.Info(t.Context(), item.Hash())
@@ -232,7 +232,7 @@ func TestOpeningHangs(t *testing.T) {
 			}
 		}()
 	}
-	late := time.After(30 * time.Second)
+	late := time.After(2 * time.Minute)
 	for n := range requests {
 		if n == requests-1 { // the last one waits for this
 			if err := db.Close(); err != nil {
