@@ -107,11 +107,13 @@ func TestServerGarbage(t *testing.T) {
 func TestServerManyClients(t *testing.T) {
 	m, paths := filled("plain")
 	synctest.Test(t, func(t *testing.T) {
+		const clients, most, idle = 12, 3, 50 * time.Millisecond
 		h := &substitute.Handler{Source: m, Key: vectorKey(t)}
 		p := newPipes()
-		runServer(t, &substitute.Server{Handler: h, MaxConns: 3, Idle: 50 * time.Millisecond, Drain: time.Millisecond}, p)
+		runServer(t, &substitute.Server{Handler: h, MaxConns: most, Idle: idle, Drain: time.Millisecond}, p)
+		start := time.Now()
 		var all sync.WaitGroup
-		for range 12 {
+		for range clients {
 			all.Go(func() {
 				c := p.dial(t)
 				fmt.Fprintf(c, "GET /%s.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", paths[0].Hash())
@@ -123,6 +125,9 @@ func TestServerManyClients(t *testing.T) {
 			})
 		}
 		all.Wait()
+		if took := time.Since(start); took != clients/most*idle {
+			t.Errorf("it took %v, want %v", took, clients/most*idle)
+		}
 	})
 }
 
