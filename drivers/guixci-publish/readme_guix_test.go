@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/genenetwork/guixci/guixci/store"
+	"github.com/genenetwork/guixci/guixci/store/storetest"
 	"github.com/genenetwork/guixci/internal/guixbox/guixtest"
 )
 
@@ -79,6 +80,16 @@ func TestReadme(t *testing.T) {
 			n, err := strconv.Atoi(args[1])
 			ts.Check(err)
 			awaitItems(tb, args[0], n, context.Background())
+		},
+		// "deletes ITEM…" deletes items from the store as soon as nobody holds them.
+		"deletes": func(_ *testscript.TestScript, _ bool, args []string) {
+			var pool store.Pool
+			defer pool.Close()
+			var items []store.StorePath
+			for _, item := range args {
+				items = append(items, store.StorePath(item))
+			}
+			storetest.Remove(tb, &pool, items...)
 		},
 	}})
 }
