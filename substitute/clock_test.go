@@ -1,6 +1,8 @@
 package substitute
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,6 +95,21 @@ func TestPrune(t *testing.T) {
 	prune(now.Add(48 * time.Hour))
 	if s, l := left(t, short), left(t, long); len(s) != 0 || len(l) != 4 {
 		t.Errorf("a day later: left %q and %q", s, l)
+	}
+	remember(t, short, now, time.Minute, 5)
+	ended, end := context.WithCancel(t.Context())
+	end()
+	later := now.Add(96 * time.Hour)
+	if err := pruneAnswers(ended, dir, later, 4); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	prune(later.Add(pruneRetry - time.Second))
+	if s := left(t, short); len(s) != 5 {
+		t.Errorf("tried again at once: %q left", s)
+	}
+	prune(later.Add(pruneRetry + time.Second))
+	if s := left(t, short); len(s) != 0 {
+		t.Errorf("not tried again after an hour: %q left", s)
 	}
 	remember(t, short, now, time.Minute, 5)
 	prune(now.Add(-48 * time.Hour)) // the clock has been set back

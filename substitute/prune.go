@@ -19,6 +19,8 @@ import (
 const (
 	// pruneEvery is how often it is worth to look through what is remembered.
 	pruneEvery = 24 * time.Hour
+	// pruneRetry is when it is tried again by another process if this one ends before it is done.
+	pruneRetry = time.Hour
 	// maxAnswers is how many answers are kept on disk, some 200 MB of them.
 	maxAnswers = 50_000
 )
@@ -57,18 +59,19 @@ func pruneAnswers(ctx context.Context, dir string, now time.Time, most int) erro
 	if err := os.WriteFile(mark, nil, 0o644); err != nil {
 		return err
 	}
-	if err := os.Chtimes(mark, now, now); err != nil {
+	retry := now.Add(pruneRetry - pruneEvery)
+	if err := os.Chtimes(mark, retry, retry); err != nil {
 		return err
 	}
 	kept, err := removeExpired(ctx, dir, now)
-	if err != nil || len(kept) <= most {
+	if err != nil {
 		return err
 	}
 	slices.SortFunc(kept, func(a, b keptAnswer) int { return a.asked.Compare(b.asked) })
-	for _, k := range kept[:len(kept)-most] {
+	for _, k := range kept[:max(0, len(kept)-most)] {
 		os.Remove(k.name) // again next time, if it does not work
 	}
-	return nil
+	return os.Chtimes(mark, now, now)
 }
 
 // A keptAnswer is a file that may be of use.

@@ -98,6 +98,13 @@ func each(ctx context.Context, in io.Reader, f func(words []string) error) error
 func (a *Agent) Query(ctx context.Context, in io.Reader, out io.Writer) error {
 	a.setup()
 	defer a.endForetelling()
+	pruned := make(chan error, 1)
+	go func() { pruned <- a.Client.Prune(ctx) }() // now, since guix-daemon kills who has answered it
+	defer func() {
+		if err := <-pruned; err != nil && ctx.Err() == nil {
+			a.Logger.WarnContext(ctx, "files may accumulate", "error", err)
+		}
+	}()
 	err := each(ctx, in, func(words []string) error {
 		offers := a.query(ctx, parsePaths(words[1:]))
 		var reply strings.Builder
@@ -120,9 +127,6 @@ func (a *Agent) Query(ctx context.Context, in io.Reader, out io.Writer) error {
 	})
 	if err != nil {
 		return fmt.Errorf("answer query: %w", err)
-	}
-	if err := a.Client.Prune(ctx); err != nil { // nobody waits for us any more
-		a.Logger.WarnContext(ctx, "files may accumulate", "error", err)
 	}
 	return nil
 }

@@ -4,14 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -44,6 +47,33 @@ func TestQuery(t *testing.T) {
 	want := fmt.Sprintf("%s\n%s\n\n%s\n\n1\n%s\n0\n%d\n\n\n", leaf.StorePath, top.StorePath, top.StorePath, leaf.StorePath, top.NarSize)
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("replies (-want +got):\n%s", diff)
+	}
+}
+
+// guix-daemon kills who answers its queries when it needs no more of them: what accumulates is removed before that.
+func TestQueryPrunes(t *testing.T) {
+	a := newAgent(t, new(substitutetest.Memory))
+	a.Client.Dir = t.TempDir()
+	old := filepath.Join(a.Client.Dir, "ahead", ".12345")
+	if err := errors.Join(os.Mkdir(filepath.Dir(old), 0o755), os.WriteFile(old, nil, 0o600), os.Chtimes(old, time.Time{}, time.Unix(0, 0))); err != nil {
+		t.Fatal(err)
+	}
+	in, questions := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- a.Query(t.Context(), in, io.Discard) }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
+		if _, err := os.Stat(old); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it is still there")
+		}
+	}
+	questions.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
