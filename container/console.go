@@ -80,6 +80,28 @@ func (in *Instance) makeConsole() error {
 	return nil
 }
 
+// hearOutLimit is how long the listener of a container that has ended may take to write down the last that was said.
+const hearOutLimit = time.Second
+
+// hearOut waits until the listener has ended, as it does once it has written down what a container said that has ended.
+func (in *Instance) hearOut(atMost time.Duration) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(atMost); ; {
+		// As long as somebody listens this can be opened.
+		fifo, err := unix.Open(in.console(), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return
+		}
+		unix.Close(fifo)
+		select {
+		case <-tick.C:
+		case <-late:
+			return
+		}
+	}
+}
+
 // A substitute listens in the place of listeners that have been killed.
 type substitute struct {
 	waiting int   // bytes in the fifo when it was looked at last

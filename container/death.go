@@ -69,6 +69,7 @@ func lastLines(name string, start int64) string {
 
 // death returns the error of an end that nobody asked for.
 func (in *Instance) death() error {
+	in.hearOut(hearOutLimit)
 	output := in.output()
 	return &LaunchError{Script: in.Generation.Script, Reason: in.reason(output), Output: output, booted: !in.Process.isZero()}
 }

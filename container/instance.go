@@ -137,6 +137,7 @@ func (in *Instance) halt(ctx context.Context) (clear func() error) {
 		if err := in.Launcher.wait(patience); err != nil { // it removes its temporary directory
 			in.d.log().Warn("killing the launcher", "reason", err)
 		}
+		in.hearOut(hearOutLimit)
 		return in.kill(context.WithoutCancel(ctx))
 	}
 }

@@ -367,6 +367,40 @@ func TestListenersKilled(t *testing.T) {
 	}
 }
 
+// What a container has said last is in its log when it has been heard out, however late its listener is.
+func TestHearOut(t *testing.T) {
+	d, in := applied(t, "works")
+	var ears []Process
+	await(t, func() bool { ears = listeners(t, in); return len(ears) == 2 })
+	for _, p := range ears {
+		if err := p.signal(unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(in.console(), []byte("last words\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(in.Process.signal(unix.SIGKILL), in.Process.wait(t.Context()), in.Launcher.wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	begun, heard := make(chan bool), make(chan string)
+	go func() {
+		begun <- true
+		in.hearOut(plenty)
+		heard <- in.output()
+	}()
+	<-begun
+	for _, p := range ears {
+		if err := p.signal(unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text := <-heard; !strings.HasSuffix(text, "last words") {
+		t.Errorf("%q", text)
+	}
+	stopNow(t, d)
+}
+
 func killListeners(t *testing.T, in *Instance) {
 	t.Helper()
 	var killed []Process
