@@ -119,7 +119,7 @@ func (d *Deployment) remove(g *Generation) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range append([]string{"generation.json", "root", "log", "hooks.log", "waiting", "confirmed"}, aside...) {
+	for _, name := range append([]string{"generation.json", "root", "log", "hooks.log", "waiting", "confirmed", "withdraws"}, aside...) {
 		if err := os.Remove(d.generationPath(g.Number, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
