@@ -55,13 +55,19 @@ func silent(_ []string, stdin io.Reader, _, _ io.Writer) int {
 	return 0
 }
 
-// dies at the first expression after its greeting, with a message.
-func dies(_ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+// greet begins a session, and returns what reads the expressions.
+func greet(stdin io.Reader, stdout io.Writer) *sexp.Reader {
 	fmt.Fprintln(stdout, inferiortest.Greeting)
 	r := sexp.NewReader(stdin)
 	r.Next()
 	r.Next()
 	fmt.Fprintln(stdout, inferiortest.Value(sexp.Int(0)))
+	return r
+}
+
+// dies at the first expression after its greeting, with a message.
+func dies(_ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	r := greet(stdin, stdout)
 	r.Next()
 	fmt.Fprintln(stderr, "out of luck")
 	return 9
@@ -69,11 +75,7 @@ func dies(_ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 // parts with a message after its first answer.
 func parts(_ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fmt.Fprintln(stdout, inferiortest.Greeting)
-	r := sexp.NewReader(stdin)
-	r.Next()
-	r.Next()
-	fmt.Fprintln(stdout, inferiortest.Value(sexp.Int(0)))
+	r := greet(stdin, stdout)
 	if expr, err := r.Next(); err == nil {
 		fmt.Fprintln(stdout, inferiortest.Value(expr))
 	}

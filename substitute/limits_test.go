@@ -65,18 +65,24 @@ func watched(t *testing.T, s *substitute.Server, failures int) (url string, clos
 	return "http://" + l.Addr().String(), w.closed
 }
 
+// fromBoth returns a handler that sends the archive of an item from the store, and one that sends it from a file.
+func fromBoth(t *testing.T, m *substitutetest.Memory, info *substitute.Info) map[string]*substitute.Handler {
+	t.Helper()
+	cache := &substitute.Cache{Dir: t.TempDir(), Key: vectorKey(t)}
+	if err := cache.Add(t.Context(), m, info); err != nil {
+		t.Fatal(err)
+	}
+	return map[string]*substitute.Handler{
+		"store": {Source: m},
+		"file":  {Source: new(substitutetest.Memory), Cache: cache},
+	}
+}
+
 // A client that takes nothing for the time it has is given up, whether an archive comes from the store or from a file.
 func TestServerStalledDownload(t *testing.T) {
 	var m substitutetest.Memory
 	info := m.AddFile("large.gz", strings.Repeat(incompressible(1<<20), 24)) // does not fit into the kernel's buffers
-	cache := &substitute.Cache{Dir: t.TempDir(), Key: vectorKey(t)}
-	if err := cache.Add(t.Context(), &m, info); err != nil {
-		t.Fatal(err)
-	}
-	for name, h := range map[string]*substitute.Handler{
-		"store": {Source: &m},
-		"file":  {Source: new(substitutetest.Memory), Cache: cache},
-	} {
+	for name, h := range fromBoth(t, &m, info) {
 		t.Run(name, func(t *testing.T) {
 			url, closed := watched(t, &substitute.Server{Handler: h, Stall: 100 * time.Millisecond, Drain: time.Millisecond}, 0)
 			c := dialServer(t, url)
@@ -333,14 +339,7 @@ func TestServerSlowDownload(t *testing.T) {
 	const stall, size, pieces = time.Second, 4 << 20, 16
 	var m substitutetest.Memory
 	info := m.AddFile("large.gz", incompressible(size))
-	cache := &substitute.Cache{Dir: t.TempDir(), Key: vectorKey(t)}
-	if err := cache.Add(t.Context(), &m, info); err != nil {
-		t.Fatal(err)
-	}
-	for name, h := range map[string]*substitute.Handler{
-		"store": {Source: &m},
-		"file":  {Source: new(substitutetest.Memory), Cache: cache},
-	} {
+	for name, h := range fromBoth(t, &m, info) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPipes()
